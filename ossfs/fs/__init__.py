@@ -1,0 +1,1 @@
+"""What a bucket looks like as a tree of files. Knows no kernel and no HTTP."""

@@ -1,0 +1,1 @@
+"""An OSS service in a directory. Shares no code with the client side."""

@@ -1,0 +1,1 @@
+"""The object store: its interface, and the way to the real service."""
