@@ -10,6 +10,7 @@ Failures are subclasses of ossfs.errors.StoreError.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -201,7 +202,7 @@ class ObjectStore(Protocol):
 
     async def delete(self, key: str) -> None: ...
 
-    async def delete_many(self, keys: Sequence[str]) -> list[str]:
+    async def delete_many(self, keys: Sequence[str]) -> builtins.list[str]:
         """DeleteMultipleObjects, up to 1000 keys; returns those that the answer does not name as deleted."""
         ...
 
@@ -242,7 +243,7 @@ class ObjectStore(Protocol):
         """AbortMultipartUpload; an upload that is not there any more is no error."""
         ...
 
-    async def list_uploads(self, prefix: str) -> list[UploadInfo]: ...
+    async def list_uploads(self, prefix: str) -> builtins.list[UploadInfo]: ...
 
     async def get_symlink(self, key: str) -> str:
         """The target key of a native symlink object."""
