@@ -1,0 +1,100 @@
+"""What fs needs of the outside, and the settings that it is given.
+
+The protocols are implemented in ossfs.fuse (the kernel) and ossfs.journal (the state directory), and
+by plain objects in tests.
+
+Threading: everything here is called from the trio thread and returns at once; an implementation
+that has to wait hands the work to a thread of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ossfs import limits
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call: as in the FUSE request's context."""
+
+    uid: int
+    gid: int
+    umask: int = 0o022
+
+
+@dataclass(frozen=True, slots=True)
+class FsConfig:
+    """Settings of one mount.  Times in seconds, sizes in bytes.
+
+    prefix: "" or "some/dir/" (with the slash): the part of the bucket that is mounted.
+    mount_id: random hex; names the hidden keys of this mount.
+    """
+
+    prefix: str = ""
+    mount_id: str = "0000"
+    hostname: str = "localhost"
+    ttl: float = 5.0
+    negative_ttl: float = 1.0
+    chunk_size: int = limits.DEFAULT_CHUNK_SIZE
+    memory: int = 256 * limits.MIB
+    uid: int = 0
+    gid: int = 0
+    file_mode: int = 0o644
+    dir_mode: int = 0o755
+    read_only: bool = False
+    flush_always: bool = False
+    excl_strict: bool = False
+    op_timeout: float = 60.0
+    versioned: bool = False
+    """forbid-overwrite is ignored by the service: see BucketInfo.versioning."""
+    connections: int = 64
+    min_part: int = limits.MIN_PART_SIZE
+    """Lower only against a server that was told the same."""
+
+
+class Kernel(Protocol):
+    """The kernel's caches.  Both calls queue the work for a thread and return."""
+
+    def invalidate_inode(self, ino: int, *, attributes_only: bool = False) -> None: ...
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None: ...
+
+
+class Journal(Protocol):
+    """What a dead mount leaves behind, written down before it can be left behind."""
+
+    def upload_started(self, key: str, upload_id: str) -> None: ...
+
+    def upload_ended(self, key: str, upload_id: str) -> None: ...
+
+    def hidden_created(self, key: str, *, restore_to: str | None = None) -> None: ...
+
+    def hidden_deleted(self, key: str) -> None: ...
+
+
+class NoKernel:
+    """For tests without a mount."""
+
+    def invalidate_inode(self, ino: int, *, attributes_only: bool = False) -> None:
+        pass
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        pass
+
+
+class NoJournal:
+    """For tests, and for mounts without a state directory."""
+
+    def upload_started(self, key: str, upload_id: str) -> None:
+        pass
+
+    def upload_ended(self, key: str, upload_id: str) -> None:
+        pass
+
+    def hidden_created(self, key: str, *, restore_to: str | None = None) -> None:
+        pass
+
+    def hidden_deleted(self, key: str) -> None:
+        pass
