@@ -1,0 +1,286 @@
+"""Inode numbers, names and lookup counts.  No I/O.
+
+Threading: trio thread only; nothing here awaits, so a lookup count is raised in the same step that
+makes the reply.
+
+A nodeid belongs to one version of an object.  When another version is found under the name, the old
+inode is detached (it keeps answering who still holds it) and the name gets a new one.  A number is
+the hash of the key when that is free, else the next free one after it; a referenced number is never
+given to another file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ossfs.fs.attrs import Attrs
+from ossfs.fs.dircache import DirCache
+from ossfs.store.base import ListedObject, ObjectInfo
+
+if TYPE_CHECKING:
+    from ossfs.fs.handles import FileHandle
+    from ossfs.fs.writer import Writer
+
+ROOT = 1
+_MASK = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of an object: (size, crc64) is its identity, the ETag is only its token.
+
+    key: where the bytes are, which after an unlink is a hidden key.
+    """
+
+    key: str
+    etag: str
+    size: int
+    crc64: int | None
+    last_modified: int = 0
+
+    @staticmethod
+    def of(info: ObjectInfo) -> Version:
+        """The version that a HEAD or GET described."""
+        return Version(info.key, info.etag, info.size, info.crc64, info.last_modified)
+
+    def same_bytes(self, other: Version) -> bool:
+        """Are these two the same bytes?  With no CRC on one side only the same token says so."""
+        if self.size != other.size:
+            return False
+        if self.crc64 is not None and other.crc64 is not None:
+            return self.crc64 == other.crc64
+        return self.etag == other.etag
+
+
+class Node:
+    """What files and directories have in common.
+
+    parent is None for the root and for what has been removed or superseded (`detached`).
+    """
+
+    __slots__ = ("attrs", "attrs_at", "changes", "ino", "name", "nlookup", "parent")
+
+    def __init__(self, ino: int, parent: DirNode | None, name: str) -> None:
+        self.ino = ino
+        self.parent = parent
+        self.name = name
+        self.nlookup = 0
+        self.attrs: Attrs | None = None
+        """None: not asked for yet."""
+        self.attrs_at = float("-inf")
+        """trio time at which the attributes were known to be true."""
+        self.changes = 0
+        """Counts local changes: an answer asked for before one of them is not believed."""
+
+    @property
+    def detached(self) -> bool:
+        """Has this inode no name any more?"""
+        return self.parent is None
+
+    def touched(self) -> None:
+        """This mount changed the file: answers that are under way are too old."""
+        self.changes += 1
+
+    def path(self) -> str:
+        """The path below the mount's root, without a leading slash."""
+        names: list[str] = []
+        node: Node = self
+        while node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return "/".join(reversed(names))
+
+
+class FileNode(Node):
+    """Everything but directories.
+
+    kind: the S_IFMT bits; a guess (S_IFREG) until attrs are known.
+    version: what the bucket holds, None before the first commit of a new file.
+    """
+
+    __slots__ = (
+        "body",
+        "handles",
+        "hidden_key",
+        "kind",
+        "object_type",
+        "pages_etag",
+        "size",
+        "storage_class",
+        "target",
+        "validated_at",
+        "version",
+        "writer",
+    )
+
+    def __init__(self, ino: int, parent: DirNode | None, name: str) -> None:
+        super().__init__(ino, parent, name)
+        self.kind = stat.S_IFREG
+        self.size = 0
+        self.version: Version | None = None
+        self.object_type = "Normal"
+        self.storage_class = "Standard"
+        self.writer: Writer | None = None
+        self.handles: set[FileHandle] = set()
+        self.hidden_key: str | None = None
+        """Where the bytes went when the name was removed while the file was open."""
+        self.validated_at = float("-inf")
+        """trio time at which the bucket was last asked about this very key."""
+        self.body: bytes | None = None
+        """The whole object, when a recent GET brought it along; of `version`."""
+        self.pages_etag: str | None = None
+        """The version that the kernel's pages came from."""
+        self.target: str | None = None
+        """Of a symlink, once read."""
+
+    @property
+    def local(self) -> bool:
+        """Does this mount hold state that the bucket does not have yet?"""
+        return self.writer is not None
+
+
+class DirNode(Node):
+    """A directory: a prefix, with or without a marker object."""
+
+    __slots__ = ("cache", "children", "changed_ns", "listed_subdirs", "marker", "marker_at")
+
+    def __init__(
+        self, ino: int, parent: DirNode | None, name: str, *, own: bool = False, now: float = 0.0
+    ) -> None:
+        super().__init__(ino, parent, name)
+        self.children: dict[str, Node] = {}
+        """Inodes that the kernel refers to, or that hold local state."""
+        self.cache = DirCache(own=own, now=now)
+        self.marker: ListedObject | bool | None = None
+        """The marker object or True when it is there, False when it is not, None when unknown."""
+        self.marker_at = float("-inf")
+        self.changed_ns = 0
+        """Wall clock of the last local change of an entry: the directory's mtime while mounted."""
+        self.listed_subdirs = 0
+
+
+class Inodes:
+    """All inodes of a mount.
+
+    prefix: of the mount, "" or with a trailing slash.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.root = DirNode(ROOT, None, "")
+        self.root.nlookup = 1
+        self._by_ino: dict[int, Node] = {ROOT: self.root}
+
+    def __len__(self) -> int:
+        return len(self._by_ino)
+
+    def get(self, ino: int) -> Node | None:
+        """The inode with this number."""
+        return self._by_ino.get(ino)
+
+    def all(self) -> Iterator[Node]:
+        """Every inode there is, in no order."""
+        return iter(list(self._by_ino.values()))
+
+    def key(self, node: Node) -> str:
+        """The key of an inode that has a name; of a directory, its prefix with the slash.
+
+        The root of a mount without a prefix has the key "".
+        """
+        if isinstance(node, FileNode) and node.hidden_key is not None:
+            return node.hidden_key
+        path = node.path()
+        if isinstance(node, DirNode):
+            return f"{self.prefix}{path}/" if path else self.prefix
+        return self.prefix + path
+
+    def child_key(self, parent: DirNode, name: str) -> str:
+        """The key that a file *name* in *parent* has or would have."""
+        return self.key(parent) + name
+
+    def new_file(self, parent: DirNode, name: str) -> FileNode:
+        """A new inode under a name that no live inode has."""
+        node = FileNode(self._number(self.child_key(parent, name)), parent, name)
+        self._add(parent, node)
+        return node
+
+    def new_dir(self, parent: DirNode, name: str, *, own: bool = False, now: float = 0.0) -> DirNode:
+        """The same for a directory.  own: this mount made it, so it is known to be empty."""
+        number = self._number(self.child_key(parent, name) + "/")
+        node = DirNode(number, parent, name, own=own, now=now)
+        self._add(parent, node)
+        return node
+
+    def _add(self, parent: DirNode, node: Node) -> None:
+        assert node.name not in parent.children
+        parent.children[node.name] = node
+        self._by_ino[node.ino] = node
+
+    def _number(self, key: str) -> int:
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        number = int.from_bytes(digest, "big") & _MASK
+        while number <= ROOT or number in self._by_ino:
+            number = (number + 1) & _MASK
+        return number
+
+    def detach(self, node: Node) -> None:
+        """Take the inode's name away.  It lives on for those who hold it."""
+        parent = node.parent
+        if parent is not None and parent.children.get(node.name) is node:
+            del parent.children[node.name]
+        node.parent = None
+        node.touched()
+        self.drop_if_unused(node)
+        if parent is not None:
+            self.drop_if_unused(parent)
+
+    def move(self, node: Node, parent: DirNode, name: str) -> None:
+        """Give the inode another name; nothing may live under that name."""
+        old = node.parent
+        assert old is not None and name not in parent.children
+        if old.children.get(node.name) is node:
+            del old.children[node.name]
+        node.parent = parent
+        node.name = name
+        node.touched()
+        parent.children[name] = node
+        self.drop_if_unused(old)
+
+    def remember(self, node: Node) -> None:
+        """The kernel is about to be told of this inode: one more reference."""
+        node.nlookup += 1
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel dropped *count* references.  Never raises: forget has no answer."""
+        node = self._by_ino.get(ino)
+        if node is None or node is self.root:
+            return
+        node.nlookup = max(0, node.nlookup - count)
+        self.drop_if_unused(node)
+
+    def drop_if_unused(self, node: Node | None) -> None:
+        """Let go of inodes that neither the kernel, nor a child, nor local state needs."""
+        while node is not None and node is not self.root and node.nlookup == 0:
+            if isinstance(node, DirNode):
+                if node.children:
+                    return
+            elif isinstance(node, FileNode) and (node.handles or node.writer is not None):
+                return
+            if self._by_ino.get(node.ino) is node:
+                del self._by_ino[node.ino]
+            parent = node.parent
+            if parent is not None and parent.children.get(node.name) is node:
+                del parent.children[node.name]
+            # `parent` stays set: a dropped inode is not a removed file
+            node = parent
+
+    def below(self, directory: DirNode) -> Iterator[Node]:
+        """Every live inode below a directory, parents first."""
+        for child in list(directory.children.values()):
+            yield child
+            if isinstance(child, DirNode):
+                yield from self.below(child)
