@@ -1,0 +1,510 @@
+"""What one mount is told: options, environment variables, a TOML file, and the defaults below them.
+
+Threading: a MountConfig is immutable and may be read from any thread; `load_config` reads os.environ
+and files, and is called once, before anything is started.
+
+The sources in order: `-o` options, `OSSFS_*` environment variables, the TOML file (`-o config=FILE` or
+OSSFS_CONFIG), defaults.  Whatever cannot be accepted ends in one ConfigError of one line, which names
+the option, where it came from, what is wrong and what is accepted.  Credentials are no options: an
+argument is seen by every user of the machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import os
+import pwd
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from ossfs.errors import ConfigError
+from ossfs.limits import DEFAULT_CHUNK_SIZE, MAX_PART_SIZE, MIN_CHUNK_SIZE
+from ossfs.values import (
+    CREDENTIALS_HINT,
+    MIN_MEMORY,
+    REGION,
+    default_memory,
+    default_state_dir,
+    format_size,
+    normalise_prefix,
+    one_of,
+    parse_bool,
+    parse_encrypt,
+    parse_endpoint,
+    parse_id,
+    parse_octal,
+    parse_path,
+    parse_prefix,
+    parse_region,
+    parse_seconds,
+    parse_size,
+    seconds_between,
+    size_between,
+    whole,
+)
+
+ENV_PREFIX: Final = "OSSFS_"
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_PUBLIC_HOST = re.compile(r"oss-([a-z0-9-]+?)(-internal)?\.aliyuncs\.com")
+
+_CREDENTIAL_WORDS: Final = frozenset(
+    """accesskey accesskeyid accesskeysecret accessid ak akid sk aksecret keyid keysecret secret secretkey
+    secretaccesskey securitytoken sessiontoken ststoken token password passwd osskey osssecret
+    ossaccesskeyid ossaccesskeysecret osssecuritytoken osssessiontoken""".split()
+)
+"""Names, without their punctuation, under which somebody would try to hand over a secret."""
+
+_KERNEL_FLAGS: Final = frozenset(
+    """suid nosuid dev nodev exec noexec atime noatime diratime nodiratime relatime norelatime strictatime
+    nostrictatime lazytime nolazytime sync async dirsync""".split()
+)
+"""Flags that mount(8) hands over and the kernel understands; kept for the mount in `mount_flags`."""
+
+_MOUNT8_WORDS: Final = frozenset(
+    """_netdev nofail auto noauto user nouser users owner group defaults comment""".split()
+)
+"""Words of /etc/fstab that are for mount(8) itself: accepted, and nothing for us to do."""
+
+
+Switch = Annotated[bool, BeforeValidator(parse_bool)]
+Mode = Annotated[int, BeforeValidator(parse_octal)]
+FilePath = Annotated[str, BeforeValidator(parse_path)]
+
+
+class MountConfig(BaseSettings):
+    """All that one mount is told.  Sizes are bytes, times seconds, modes integers.
+
+    None means "not said": the code that uses the field knows what holds then.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_ignore_empty=True, validate_default=False
+    )
+
+    bucket: str
+    prefix: str = ""
+    """Without leading or trailing slash; "" is the whole bucket.  SOURCE's, or root_directory."""
+    mountpoint: FilePath
+    mount_flags: Annotated[tuple[str, ...], NoDecode] = ()
+    """Flags such as nosuid and noatime, for the kernel."""
+
+    endpoint: Annotated[str, BeforeValidator(parse_endpoint)] | None = Field(
+        None, description="host or URL of the service; follows from region when not given"
+    )
+    region: Annotated[str, BeforeValidator(parse_region)] | None = Field(
+        None, description="region id, as in cn-hangzhou"
+    )
+    internal: Switch = Field(False, description="use the region's internal endpoint")
+    secure: Switch = Field(True, description="https, and not http")
+    ca_file: FilePath | None = Field(
+        None, description="PEM file with the CAs to trust instead of the system's"
+    )
+    passwd_file: FilePath | None = Field(None, description="file with [bucket:]ID:SECRET lines")
+    encrypt: Annotated[str | None, BeforeValidator(parse_encrypt)] = Field(
+        None,
+        description="server-side encryption of all that is written: true (AES256), AES256, KMS, SM4, false",
+    )
+    chunk_size: Annotated[
+        int,
+        BeforeValidator(parse_size),
+        AfterValidator(size_between(MIN_CHUNK_SIZE, MAX_PART_SIZE, "10MB")),
+    ] = Field(DEFAULT_CHUNK_SIZE, description="size of the parts that a file is uploaded in")
+    root_directory: Annotated[str, BeforeValidator(parse_prefix)] | None = Field(
+        None, description="prefix in the bucket that becomes the root; the same as the prefix of SOURCE"
+    )
+    ro: Switch = Field(False, description="mount read-only")
+    uid: Annotated[int, BeforeValidator(parse_id(lambda name: pwd.getpwnam(name).pw_uid, "user"))] | None = (
+        Field(None, description="owner of files that have none stored; the user who mounts when not given")
+    )
+    gid: Annotated[int, BeforeValidator(parse_id(lambda name: grp.getgrnam(name).gr_gid, "group"))] | None = (
+        Field(None, description="group of files that have none stored; that of the user who mounts")
+    )
+    umask: Mode | None = Field(None, description="permission bits taken from what has no stored mode, octal")
+    file_mode: Mode | None = Field(None, description="mode of files that have none stored, octal; 644")
+    dir_mode: Mode | None = Field(None, description="mode of directories that have none stored, octal; 755")
+    allow_other: Switch = Field(False, description="let other users than the one who mounts in")
+    nonempty: Switch = Field(False, description="mount over a directory that is not empty")
+    ttl: Annotated[float, BeforeValidator(parse_seconds), AfterValidator(seconds_between(0, 86400))] = Field(
+        5.0, description="how old a listing or a stat may be, in seconds"
+    )
+    negative_ttl: Annotated[
+        float, BeforeValidator(parse_seconds), AfterValidator(seconds_between(0, 86400))
+    ] = Field(1.0, description="how long an absent name may be believed to be absent, in seconds")
+    memory: Annotated[
+        int, BeforeValidator(parse_size), AfterValidator(size_between(MIN_MEMORY, None, "256MB"))
+    ] = Field(
+        default_factory=default_memory, description="budget of all buffers; a quarter of RAM, at most 1GB"
+    )
+    connections: Annotated[int, BeforeValidator(whole(1, 256))] = Field(
+        32, description="how many requests may be on their way at a time"
+    )
+    flush: Annotated[str, BeforeValidator(one_of("auto", "always"))] = Field(
+        "auto", description="auto, or always: commit at each close of a shared descriptor too"
+    )
+    excl: Annotated[str, BeforeValidator(one_of("local", "strict"))] = Field(
+        "local", description="local, or strict: O_EXCL is decided by the service, between machines"
+    )
+    op_timeout: Annotated[
+        float, BeforeValidator(parse_seconds), AfterValidator(seconds_between(1, 86400))
+    ] = Field(120.0, description="how long a file operation may make no progress, in seconds")
+    log_level: Annotated[str, BeforeValidator(one_of("debug", "info", "warning", "error"))] = Field(
+        "info", description="debug, info, warning or error"
+    )
+    log_file: FilePath | None = Field(None, description="write the log there instead of stderr or syslog")
+    state_dir: FilePath = Field(
+        default_factory=default_state_dir, description="where journals and spool files are kept"
+    )
+    config: FilePath | None = Field(None, description="TOML file with any of these options")
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    NOT_OPTIONS: ClassVar[frozenset[str]] = frozenset({"bucket", "prefix", "mountpoint", "mount_flags"})
+    """Fields that SOURCE, MOUNTPOINT and mount(8) fill; neither options nor variables nor TOML keys."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options, environment, TOML file: the order of pydantic-settings is first come, first served."""
+        assert isinstance(init_settings, InitSettingsSource)
+        environment = _EnvironmentSource(settings_cls)
+        path = init_settings.init_kwargs.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
+        if not path:
+            return init_settings, environment
+        return init_settings, environment, InitSettingsSource(settings_cls, read_file(parse_path(path)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_prefix(cls, data: dict[str, Any]) -> dict[str, Any]:
+        prefix, root = data.get("prefix") or "", data.get("root_directory") or ""
+        try:
+            prefix = parse_prefix(prefix)
+            root = parse_prefix(root)
+        except ValueError:
+            return data  # said by the field's own check
+        if prefix and root and prefix != root:
+            raise ConfigError(
+                f"SOURCE names the prefix {_show(prefix)} and root_directory another one, {_show(root)}; "
+                "accepted: one of them, or both the same"
+            )
+        return {**data, "prefix": prefix or root}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not _BUCKET.fullmatch(self.bucket):
+            raise ConfigError(
+                f"{_show(self.bucket)} is no bucket name; accepted: 3 to 63 lower-case letters, digits and "
+                "hyphens, beginning and ending with a letter or digit"
+            )
+        if self.endpoint is None:
+            if self.region is None:
+                raise ConfigError(
+                    "region is missing, and no endpoint either; accepted: -o region=cn-hangzhou or "
+                    "-o endpoint=URL, OSSFS_REGION or OSSFS_ENDPOINT, or either in the config file"
+                )
+            return self
+        parts = urlsplit(self.endpoint_url)
+        said = self.model_fields_set
+        if "secure" in said and parts.scheme != ("https" if self.secure else "http"):
+            raise ConfigError(
+                f"secure={str(self.secure).lower()} contradicts endpoint={_show(self.endpoint)}; "
+                "accepted: an endpoint of that scheme, or one without a scheme"
+            )
+        host = parts.hostname or ""
+        if host.startswith(self.bucket + ".oss"):
+            raise ConfigError(
+                f"endpoint={_show(self.endpoint)} begins with the bucket's name; accepted: "
+                f"the endpoint alone, {host.removeprefix(self.bucket + '.')}"
+            )
+        public = _PUBLIC_HOST.fullmatch(host)
+        if public and self.internal and not public[2]:
+            raise ConfigError(
+                f"internal=true contradicts endpoint={_show(self.endpoint)}; accepted: internal=true with "
+                f"region and no endpoint, or endpoint=oss-{public[1]}-internal.aliyuncs.com"
+            )
+        return self
+
+    @property
+    def endpoint_url(self) -> str:
+        """Scheme, host and port of the service, without a slash at the end."""
+        scheme = "https" if self.secure else "http"
+        if self.endpoint is not None:
+            return self.endpoint if "://" in self.endpoint else f"{scheme}://{self.endpoint}"
+        return f"{scheme}://oss-{self.region}{'-internal' if self.internal else ''}.aliyuncs.com"
+
+    @property
+    def signing_region(self) -> str | None:
+        """The region for V4 signatures: what was said, or what a public endpoint's name says."""
+        if self.region is not None:
+            return self.region
+        public = _PUBLIC_HOST.fullmatch(urlsplit(self.endpoint_url).hostname or "")
+        return public[1] if public and REGION.fullmatch(public[1]) else None
+
+    @property
+    def source(self) -> str:
+        """`bucket` or `bucket:/prefix`, as findmnt and df show it."""
+        return f"{self.bucket}:/{self.prefix}" if self.prefix else self.bucket
+
+    @property
+    def owner(self) -> int:
+        """The uid of what has none stored."""
+        return os.getuid() if self.uid is None else self.uid
+
+    @property
+    def group(self) -> int:
+        """The gid of what has none stored."""
+        return os.getgid() if self.gid is None else self.gid
+
+    @property
+    def default_file_mode(self) -> int:
+        """Permission bits of a file that has none stored: file_mode, else by umask, else 644."""
+        if self.file_mode is not None:
+            return self.file_mode
+        return 0o644 if self.umask is None else 0o666 & ~self.umask
+
+    @property
+    def default_dir_mode(self) -> int:
+        """Permission bits of a directory that has none stored: dir_mode, else by umask, else 755."""
+        if self.dir_mode is not None:
+            return self.dir_mode
+        return 0o755 if self.umask is None else 0o777 & ~self.umask
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where each value that is no default came from, for people: field name to a few words."""
+        return dict(self._origins)
+
+    def to_dict(self) -> dict[str, object]:
+        """All that is in force, in the spelling that a TOML file would take it, and the endpoint's URL."""
+        shown: dict[str, object] = {}
+        for name, value in self.model_dump().items():
+            if name in ("umask", "file_mode", "dir_mode") and value is not None:
+                value = f"{value:03o}"
+            elif name in ("chunk_size", "memory"):
+                value = format_size(value)
+            shown[name] = list(value) if isinstance(value, tuple) else value
+        shown["endpoint_url"] = self.endpoint_url
+        return shown
+
+
+def option_names() -> list[str]:
+    """Every option, sorted."""
+    return sorted(set(MountConfig.model_fields) - MountConfig.NOT_OPTIONS)
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    """OSSFS_* variables of options only: OSSFS_BUCKET is none."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: v for name, v in super().__call__().items() if name not in MountConfig.NOT_OPTIONS}
+
+
+# --------------------------------------------------------------------------------------------------
+# Sources.
+
+
+def parse_source(source: str) -> tuple[str, str]:
+    """Bucket and prefix of `bucket`, `bucket:/prefix` or `oss://bucket/prefix`."""
+    accepted = "accepted: bucket, bucket:/prefix or oss://bucket/prefix"
+    scheme, mark, rest = source.partition("://")
+    if mark:
+        if scheme.lower() != "oss":
+            raise ConfigError(f"SOURCE {_show(source)} is of another scheme; {accepted}")
+        bucket, _, prefix = rest.partition("/")
+    else:
+        bucket, colon, prefix = source.partition(":")
+        if colon and prefix and not prefix.startswith("/"):
+            raise ConfigError(f"SOURCE {_show(source)} has no slash after the colon; {accepted}")
+    if not bucket:
+        raise ConfigError(f"SOURCE {_show(source)} names no bucket; {accepted}")
+    if not _BUCKET.fullmatch(bucket):
+        raise ConfigError(
+            f"SOURCE {_show(source)}: {_show(bucket)} is no bucket name (3 to 63 lower-case letters, digits "
+            f"and hyphens); {accepted}"
+        )
+    try:
+        return bucket, normalise_prefix(prefix)
+    except ValueError as error:
+        raise ConfigError(f"SOURCE {_show(source)}: the prefix {error}") from None
+
+
+def split_options(text: str) -> list[str]:
+    r"""The comma-separated pieces of one -o argument; `\,` is a comma of a value and `\\` a backslash."""
+    pieces, current, escaped = [], "", False
+    for char in text:
+        if escaped:
+            current += char if char in ",\\" else "\\" + char
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char == ",":
+            pieces.append(current)
+            current = ""
+        else:
+            current += char
+    pieces.append(current + ("\\" if escaped else ""))
+    return [piece for piece in (piece.strip() for piece in pieces) if piece]
+
+
+def _check_name(name: str, where: str) -> None:
+    """Refuse what is no option, by name only: its value may be somebody's secret."""
+    if re.sub(r"[^a-z]", "", name.lower()) in _CREDENTIAL_WORDS:
+        raise ConfigError(f"{where}: {_show(name)} is not accepted; {CREDENTIALS_HINT}")
+    names = option_names()
+    if name not in names:
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"{where}: unknown option {_show(name)}; {hint}accepted: {' '.join(names)}")
+
+
+def parse_options(arguments: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The -o arguments as (options by name, flags for the kernel).  Of two, the last one counts."""
+    options: dict[str, Any] = {}
+    flags: dict[str, None] = {}
+    for piece in (piece for argument in arguments for piece in split_options(argument)):
+        name, equals, value = piece.partition("=")
+        if name.startswith(("x-", "X-")) or name in _MOUNT8_WORDS:
+            continue
+        if not equals and name == "rw":
+            options["ro"] = False
+        elif not equals and name in _KERNEL_FLAGS:
+            flags[name] = None
+        else:
+            _check_name(name, "-o")
+            if not equals and name not in _FLAG_OPTIONS:
+                raise ConfigError(f"-o {name} has no value; accepted: {name}=VALUE, {_describe(name)}")
+            options[name] = value if equals else True
+    return options, tuple(flags)
+
+
+_FLAG_OPTIONS: Final = frozenset(
+    name for name, field in MountConfig.model_fields.items() if field.annotation is bool
+) | {"encrypt"}
+"""Options whose bare name means true."""
+
+
+def _describe(name: str) -> str:
+    return MountConfig.model_fields[name].description or ""
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The options of a TOML file.  A path in it is relative to the file's own directory."""
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"config file {_show(path)} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config file {_show(path)} is not UTF-8; accepted: TOML, which is UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config file {_show(path)} is no TOML: {_show(str(error), 200)}") from None
+    for name, value in values.items():
+        _check_name(name, f"config file {_show(path)}")
+        if name == "config":
+            raise ConfigError(
+                f"config file {_show(path)}: config cannot be in a config file; accepted: -o config=FILE"
+            )
+        if isinstance(value, dict | list):
+            raise ConfigError(
+                f"config file {_show(path)}: {name} is a table or list; "
+                f"accepted: one value, {_describe(name)}"
+            )
+        if name in _PATHS and isinstance(value, str) and value:
+            values[name] = os.path.join(os.path.dirname(path), os.path.expanduser(value))
+    return values
+
+
+_PATHS: Final = frozenset({"ca_file", "passwd_file", "log_file", "state_dir"})
+
+
+def _check_environment() -> None:
+    """Refuse a variable that is nearly an option: a typing error must not pass unseen.
+
+    Other OSSFS_ names are left alone: they may be somebody else's.
+    """
+    names = option_names()
+    for variable in os.environ:
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if not variable.startswith(ENV_PREFIX) or name in names or name == "runtime_dir":
+            continue
+        if re.sub(r"[^a-z]", "", name) in _CREDENTIAL_WORDS:
+            raise ConfigError(f"environment variable {variable} is not accepted; {CREDENTIALS_HINT}")
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+        if near:
+            raise ConfigError(
+                f"environment variable {variable} is unknown; did you mean {ENV_PREFIX}{near[0].upper()}? "
+                f"accepted: {ENV_PREFIX} with one of {' '.join(names)}"
+            )
+
+
+def _show(value: object, limit: int = 80) -> str:
+    """A value as one printable line."""
+    text = str(value)
+    if not text or not text.isprintable():
+        text = repr(text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> MountConfig:
+    """The configuration of `ossfs mount SOURCE MOUNTPOINT -o ARGUMENT...`, or a ConfigError of one line."""
+    bucket, prefix = parse_source(source)
+    if not mountpoint:
+        raise ConfigError("MOUNTPOINT is empty; accepted: the path of an existing directory")
+    options, flags = parse_options(arguments)
+    _check_environment()
+    if isinstance(options.get("config"), str):
+        options["config"] = parse_path(options["config"])
+    path = options.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
+    from_file = read_file(parse_path(path)) if path else {}
+    origins = {name: f"config file {_show(path)}" for name in from_file}
+    origins |= {
+        name: f"environment variable {ENV_PREFIX}{name.upper()}"
+        for name in option_names()
+        if os.environ.get(f"{ENV_PREFIX}{name.upper()}")
+    }
+    origins |= dict.fromkeys(options, "-o")
+    try:
+        config = MountConfig(
+            bucket=bucket, prefix=prefix, mountpoint=mountpoint, mount_flags=flags, **options
+        )
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, origins)) from None
+    config._origins.update(origins)
+    return config
+
+
+def _first_problem(error: ValidationError, origins: Mapping[str, str]) -> str:
+    problem = error.errors()[0]
+    name = str(problem["loc"][0]) if problem["loc"] else "configuration"
+    cause = problem.get("ctx", {}).get("error")
+    what = str(cause) if cause is not None else f"is not accepted; accepted: {_describe(name)}"
+    value = problem.get("input")
+    text = _show(value.lower() if isinstance(value, str) and value in ("True", "False") else value)
+    where = origins.get(name, "")
+    if name == "endpoint" and "@" in text:
+        text = "..."  # it may hold a secret
+    if where.startswith("environment"):
+        return f"{where}={text} {what}"
+    if where == "-o":
+        return f"-o {name}={text} {what}"
+    return f"{where}{': ' if where else ''}{name} = {text} {what}"
