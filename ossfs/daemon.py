@@ -34,11 +34,11 @@ Child: TypeAlias = Callable[[Callable[[], None]], int]
 """Called with `ready`; returns the exit status."""
 
 
-def run_in_background(child: Child, timeout: float = START_TIMEOUT) -> int:
+def run_in_background(child: Child, timeout: float = START_TIMEOUT, log_place: str = "the log") -> int:
     """Run *child* in a process of its own; 0 once it has called `ready`.
 
     Raises MountError with the reason when it ended, or raised a UserError, before that, and when it was
-    not usable after *timeout* seconds: then it is terminated.  Until `ready`, the child's standard error
+    not usable after *timeout* seconds: then it is terminated.  *log_place* is where it says to look.  Until `ready`, the child's standard error
     is that of the parent; afterwards it is /dev/null, as its input and output are.
     """
     if threading.active_count() != 1:
@@ -55,7 +55,7 @@ def run_in_background(child: Child, timeout: float = START_TIMEOUT) -> int:
         word = _read_word(reader, timeout)
     except TimeoutError:
         _terminate(pid)
-        raise MountError(f"the mount was not usable after {timeout:.0f} seconds; see the log") from None
+        raise MountError(f"the mount was not usable after {timeout:.0f} seconds; see {log_place}") from None
     except BaseException:  # Ctrl-C: the child has no terminal that would tell it
         _terminate(pid)
         raise
@@ -63,7 +63,7 @@ def run_in_background(child: Child, timeout: float = START_TIMEOUT) -> int:
         os.close(reader)
     if word is None:
         os.waitpid(pid, 0)
-        raise MountError("ossfs ended unexpectedly before the mount was usable; see the log")
+        raise MountError(f"ossfs ended unexpectedly before the mount was usable; see {log_place}")
     if word:
         os.waitpid(pid, 0)
         raise MountError(word)

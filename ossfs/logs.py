@@ -223,6 +223,7 @@ def toggle_debug() -> bool:
     """Debug logging on, or back to the configured level; True when it is on now."""
     logger = logging.getLogger(ROOT)
     on = logger.level != logging.DEBUG
-    logger.setLevel(logging.DEBUG if on else _configured_level)
+    # A mount that was told to debug from the start is quietened all the same.
+    logger.setLevel(logging.DEBUG if on else max(_configured_level, logging.INFO))
     logger.warning("debug logging is %s", "on" if on else "off")
     return on

@@ -1,0 +1,351 @@
+"""The command `ossfs`: mount, umount, serve, status.
+
+Threading: the main thread of a process that has no other.  `mount` forks, so nothing here may start a
+thread, and what is large to import is imported by the command that needs it.
+
+A UserError is one line on standard error and exit status 1; wrong usage is exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ossfs import __version__
+from ossfs.errors import MountError, UserError
+
+if TYPE_CHECKING:
+    from ossfs.config import MountConfig
+    from ossfs.control import UploadProgress
+    from ossfs.registry import MountRecord
+
+app = typer.Typer(
+    name="ossfs",
+    help="An Alibaba Cloud OSS bucket as a directory.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ossfs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An Alibaba Cloud OSS bucket as a directory."""
+
+
+# --------------------------------------------------------------------------------------------------
+# mount
+
+
+@app.command()
+def mount(
+    source: Annotated[str, typer.Argument(help="bucket, bucket:/prefix or oss://bucket/prefix")],
+    mountpoint: Annotated[str, typer.Argument(help="an existing, empty directory")],
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o", metavar="OPT[,OPT...]", help="options, as in -o region=cn-hangzhou,ro (\\, for a comma)"
+        ),
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("-f", help="stay in the foreground, log to standard error")
+    ] = False,
+) -> int:
+    """Mount a bucket; return once it is usable.
+
+    Credentials come from OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN in the environment
+    or from -o passwd_file=FILE, never from an argument.  Each option may also be an environment variable
+    (OSSFS_REGION) or a line of a TOML file (-o config=FILE).
+    """
+    from ossfs import logs
+    from ossfs import mountpoint as places
+    from ossfs.config import load_config
+
+    config = load_config(source, mountpoint, options or [])
+    _check_credentials(config)
+    places.check_fuse(config.allow_other)
+    place = places.check_mountpoint(config.mountpoint, config.nonempty)
+    _refuse_double_start(place)
+    config = config.model_copy(update={"mountpoint": place})
+    log_place = logs.set_up(
+        config.log_level, background=not foreground, log_file=config.log_file, state_dir=config.state_dir
+    )
+    if foreground:
+        return _serve_mount(config, lambda: None)
+
+    from ossfs.daemon import run_in_background
+
+    return run_in_background(lambda ready: _serve_mount(config, ready), log_place=log_place)
+
+
+def _serve_mount(config: MountConfig, ready: Callable[[], None]) -> int:
+    # Imported by the process that serves, after the fork: trio and pyfuse3 come with it.
+    from ossfs.mount import run
+
+    return run(config, ready)
+
+
+def _check_credentials(config: MountConfig) -> None:
+    """Say that the key or the secret is missing before anything else is begun."""
+    from ossfs.store.credentials import load_credentials
+
+    load_credentials(config.bucket, config.passwd_file, os.environ)
+
+
+def _refuse_double_start(place: str) -> None:
+    from ossfs.registry import Registry
+
+    for record in Registry().mounts():
+        if record.mountpoint == place and record.state == "starting":
+            raise MountError(f"process {record.pid} is mounting {record.source} at {place} at this moment")
+
+
+# --------------------------------------------------------------------------------------------------
+# umount
+
+
+@app.command()
+def umount(
+    mountpoint: Annotated[str, typer.Argument(help="where the bucket is mounted")],
+) -> int:
+    """Unmount, once everything that was written is in the bucket."""
+    from ossfs.control import request_unmount
+
+    with _progress_line() as show:
+        failed = request_unmount(mountpoint, show)
+    for name in failed:
+        _complain(f"failed to upload: {_printable(name)}")
+    return 1 if failed else 0
+
+
+class _progress_line:
+    """One line that is kept up to date on a terminal; elsewhere a new line when something has changed."""
+
+    def __init__(self) -> None:
+        self._status: Any = None
+        self._last = ""
+
+    def __enter__(self) -> Callable[[UploadProgress], None]:
+        return self._show
+
+    def _show(self, progress: UploadProgress) -> None:
+        line = progress_text(progress)
+        if not line or line == self._last:
+            return
+        self._last = line
+        if not sys.stderr.isatty():
+            print(f"ossfs: uploading: {line}", file=sys.stderr, flush=True)
+            return
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(f"uploading: {line}")
+            self._status.start()
+        self._status.update(f"uploading: {line}")
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+
+def progress_text(progress: UploadProgress) -> str:
+    """`3 files, 120 of 300 MB`; "" when nothing is known."""
+    files = progress.get("files")
+    if files is None:
+        return ""
+    text = f"{files} file{'' if files == 1 else 's'}"
+    total = progress.get("bytes_total", 0)
+    if not total:
+        return text
+    unit, size = next(
+        (
+            (name, size)
+            for name, size in (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10))
+            if total >= 2 * size
+        ),
+        ("bytes", 1),
+    )
+    return f"{text}, {progress.get('bytes_done', 0) // size} of {-(-total // size)} {unit}"
+
+
+# --------------------------------------------------------------------------------------------------
+# status
+
+
+@app.command()
+def status(
+    mountpoint: Annotated[str | None, typer.Argument(help="one mount; all of this host otherwise")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> int:
+    """Show the mounts of this host, or what one of them is doing."""
+    import json
+
+    from ossfs.control import request_status
+    from ossfs.registry import all_registries
+
+    if mountpoint is not None:
+        shown = request_status(mountpoint)
+        if as_json:
+            print(json.dumps(shown, indent=2, default=str))
+        else:
+            _print_pairs(shown)
+        return 0
+    records = [record for registry in all_registries() for record in registry.mounts()]
+    if as_json:
+        print(json.dumps([_public(record) for record in records], indent=2))
+    elif not records:
+        print("no bucket is mounted")
+    for record in [] if as_json else records:
+        print(
+            f"{record.source} on {record.mountpoint} ({record.state}, process {record.pid}, {record.endpoint})"
+        )
+    return 0
+
+
+def _public(record: MountRecord) -> dict[str, object]:
+    return {
+        "source": record.source,
+        "mountpoint": record.mountpoint,
+        "state": record.state,
+        "pid": record.pid,
+        "endpoint": record.endpoint,
+        "since": datetime.fromtimestamp(record.started, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _print_pairs(values: dict[str, object], indent: str = "") -> None:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}:")
+            _print_pairs(value, indent + "  ")
+        else:
+            print(f"{indent}{name}: {value}")
+
+
+# --------------------------------------------------------------------------------------------------
+# serve
+
+
+@app.command()
+def serve(
+    directory: Annotated[Path, typer.Argument(help="where the objects are kept; made when missing")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 0,
+    host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
+    bucket: Annotated[list[str] | None, typer.Option(help="make this bucket; may be repeated")] = None,
+    region: Annotated[str, typer.Option(help="the region it says it is")] = "cn-hangzhou",
+    cert: Annotated[Path | None, typer.Option(help="PEM certificate: speak TLS")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM key of --cert")] = None,
+    control: Annotated[bool, typer.Option("--control", help="accept scripted faults, for tests")] = False,
+) -> int:
+    """Run an OSS service in a directory: to try ossfs, and to test with.
+
+    Its credentials are those of OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET in the environment, or made and
+    printed.
+    """
+    if (cert is None) != (key is None):
+        raise UserError("--cert and --key belong together; give both, or neither for http")
+    try:
+        from ossfs import server
+    except ImportError as error:
+        raise UserError(f"the embedded server lacks {error.name}; run: pip install 'ossfs[server]'") from None
+
+    access_key_id = os.environ.get("OSS_ACCESS_KEY_ID") or None
+    access_key_secret = os.environ.get("OSS_ACCESS_KEY_SECRET") or None
+    if (access_key_id is None) != (access_key_secret is None):
+        raise UserError("OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET belong together; set both, or neither")
+    buckets = tuple(bucket or ())
+    config = server.ServerConfig(
+        directory=directory,
+        host=host,
+        port=port,
+        buckets=buckets,
+        access_key_id=access_key_id,
+        access_key_secret=access_key_secret,
+        region=region,
+        cert=cert,
+        key=key,
+        control=control,
+    )
+
+    def on_ready(url: str, key_id: str, secret: str) -> None:
+        made = None if access_key_secret else (key_id, secret)
+        print(serving_text(str(directory), url, made, buckets[0] if buckets else "BUCKET", cert), flush=True)
+
+    try:
+        server.serve(config, on_ready=on_ready)
+    except OSError as error:
+        raise UserError(f"cannot serve {directory} at {host}:{port}: {error.strerror or error}") from None
+    return 0
+
+
+def serving_text(
+    directory: str, url: str, made: tuple[str, str] | None, bucket: str, cert: Path | None
+) -> str:
+    """What `serve` prints: where it is, and lines to paste into a shell that mount it.
+
+    made: credentials that the server made; others are not shown.
+    """
+    import shlex
+
+    lines = [f"serving {directory} at {url}", ""]
+    if made is not None:
+        lines += [f"export OSS_ACCESS_KEY_ID={shlex.quote(made[0])}"]
+        lines += [f"export OSS_ACCESS_KEY_SECRET={shlex.quote(made[1])}"]
+    else:
+        lines += ["# with OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET as they are set here"]
+    ca = f",ca_file={shlex.quote(os.path.abspath(cert))}" if cert is not None else ""
+    lines += ["mkdir -p /tmp/bucket", f"ossfs mount {bucket} /tmp/bucket -o endpoint={url}{ca}"]
+    lines += ["", "Ctrl-C ends it."]
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------
+# Errors.
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)
+
+
+def _complain(line: str) -> None:
+    print(f"ossfs: {line}", file=sys.stderr, flush=True)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The exit status of `ossfs ARGUMENTS`."""
+    try:
+        result = app(args=arguments, prog_name="ossfs", standalone_mode=False)
+    except UserError as error:
+        _complain(" ".join(str(error).split("\n")))
+        return 1
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split())
+        if message:
+            _complain(f"{message} (see: ossfs --help)" if error.exit_code == 2 else message)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    sys.exit(run())
