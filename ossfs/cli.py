@@ -29,7 +29,6 @@ app = typer.Typer(
     name="ossfs",
     help="An Alibaba Cloud OSS bucket as a directory.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,13 +56,13 @@ def _root(
 
 @app.command()
 def mount(
-    source: Annotated[str, typer.Argument(help="bucket, bucket:/prefix or oss://bucket/prefix")],
-    mountpoint: Annotated[str, typer.Argument(help="an existing, empty directory")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="bucket, bucket:/prefix or oss://bucket/prefix")
+    ],
+    mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="an existing, empty directory")],
     options: Annotated[
         list[str] | None,
-        typer.Option(
-            "-o", metavar="OPT[,OPT...]", help="options, as in -o region=cn-hangzhou,ro (\\, for a comma)"
-        ),
+        typer.Option("-o", metavar="OPT[,OPT...]", help="as in -o region=cn-hangzhou,ro"),
     ] = None,
     foreground: Annotated[
         bool, typer.Option("-f", help="stay in the foreground, log to standard error")
@@ -124,7 +123,7 @@ def _refuse_double_start(place: str) -> None:
 
 @app.command()
 def umount(
-    mountpoint: Annotated[str, typer.Argument(help="where the bucket is mounted")],
+    mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="where the bucket is mounted")],
 ) -> int:
     """Unmount, once everything that was written is in the bucket."""
     from ossfs.control import request_unmount
@@ -175,14 +174,8 @@ def progress_text(progress: UploadProgress) -> str:
     total = progress.get("bytes_total", 0)
     if not total:
         return text
-    unit, size = next(
-        (
-            (name, size)
-            for name, size in (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10))
-            if total >= 2 * size
-        ),
-        ("bytes", 1),
-    )
+    units = (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10))
+    unit, size = next(((name, size) for name, size in units if total >= 2 * size), ("bytes", 1))
     return f"{text}, {progress.get('bytes_done', 0) // size} of {-(-total // size)} {unit}"
 
 
@@ -192,7 +185,9 @@ def progress_text(progress: UploadProgress) -> str:
 
 @app.command()
 def status(
-    mountpoint: Annotated[str | None, typer.Argument(help="one mount; all of this host otherwise")] = None,
+    mountpoint: Annotated[
+        str | None, typer.Argument(metavar="[MOUNTPOINT]", help="one mount; all of this host otherwise")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> int:
     """Show the mounts of this host, or what one of them is doing."""
@@ -214,9 +209,8 @@ def status(
     elif not records:
         print("no bucket is mounted")
     for record in [] if as_json else records:
-        print(
-            f"{record.source} on {record.mountpoint} ({record.state}, process {record.pid}, {record.endpoint})"
-        )
+        facts = f"{record.state}, process {record.pid}, {record.endpoint}"
+        print(f"{record.source} on {record.mountpoint} ({facts})")
     return 0
 
 
@@ -246,7 +240,9 @@ def _print_pairs(values: dict[str, object], indent: str = "") -> None:
 
 @app.command()
 def serve(
-    directory: Annotated[Path, typer.Argument(help="where the objects are kept; made when missing")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="where the objects are kept; made when missing")
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 0,
     host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
     bucket: Annotated[list[str] | None, typer.Option(help="make this bucket; may be repeated")] = None,
@@ -331,6 +327,10 @@ def _complain(line: str) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """The exit status of `ossfs ARGUMENTS`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        app(args=["--help"], prog_name="ossfs", standalone_mode=False)
+        return 2
     try:
         result = app(args=arguments, prog_name="ossfs", standalone_mode=False)
     except UserError as error:
@@ -338,8 +338,9 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())
-        if message:
-            _complain(f"{message} (see: ossfs --help)" if error.exit_code == 2 else message)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "ossfs"
+        _complain(f"{message.rstrip('.')}; see {command} --help" if error.exit_code == 2 else message)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130

@@ -38,8 +38,9 @@ def run_in_background(child: Child, timeout: float = START_TIMEOUT, log_place: s
     """Run *child* in a process of its own; 0 once it has called `ready`.
 
     Raises MountError with the reason when it ended, or raised a UserError, before that, and when it was
-    not usable after *timeout* seconds: then it is terminated.  *log_place* is where it says to look.  Until `ready`, the child's standard error
-    is that of the parent; afterwards it is /dev/null, as its input and output are.
+    not usable after *timeout* seconds: then it is terminated.  *log_place* is where a message says to look.
+    Until `ready`, the child's standard error is that of the parent; afterwards it is /dev/null, as its
+    input and output are.
     """
     if threading.active_count() != 1:
         raise RuntimeError("a process with threads must not fork")
