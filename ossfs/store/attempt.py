@@ -23,14 +23,16 @@ class Attempt:
     """The limit of one attempt.
 
     limit: on time.monotonic(), seconds.  moved: bytes sent and received so far.
+    etag: of the object whose bytes began to arrive, or None.
     """
 
-    __slots__ = ("limit", "moved", "started")
+    __slots__ = ("etag", "limit", "moved", "started")
 
     def __init__(self, seconds: float) -> None:
         self.started = time.monotonic()
         self.limit = self.started + seconds
         self.moved = 0
+        self.etag: str | None = None
 
     def progressed(self, count: int) -> None:
         """*count* more bytes have moved."""

@@ -147,7 +147,10 @@ class BucketStat:
 
 
 Progress: TypeAlias = Callable[[int], None]
-"""Called with the count of bytes that have arrived so far, from any thread."""
+"""Called with the count of bytes that have arrived so far, from any thread.  The count never falls."""
+
+Guard: TypeAlias = Callable[[], bool]
+"""Asked on the trio thread: is this delete still wanted?"""
 
 
 class ObjectStore(Protocol):
@@ -200,10 +203,19 @@ class ObjectStore(Protocol):
         """CopyObject inside the bucket.  etag: x-oss-copy-source-if-match.  headers: REPLACE, else COPY."""
         ...
 
-    async def delete(self, key: str) -> None: ...
+    async def delete(self, key: str, *, guard: Guard | None = None) -> None:
+        """DeleteObject; no error when there is none.
 
-    async def delete_many(self, keys: Sequence[str]) -> builtins.list[str]:
-        """DeleteMultipleObjects, up to 1000 keys; returns those that the answer does not name as deleted."""
+        guard: asked before each repeat after a failure; when it says False the failure is raised, since
+        something newer has been done under that name.
+        """
+        ...
+
+    async def delete_many(self, keys: Sequence[str], *, guard: Guard | None = None) -> builtins.list[str]:
+        """DeleteMultipleObjects, up to 1000 keys; returns those that the answer does not name as deleted.
+
+        guard: as for delete.
+        """
         ...
 
     async def initiate(self, key: str, headers: ObjectHeaders, *, forbid_overwrite: bool = False) -> str:

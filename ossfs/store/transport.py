@@ -431,7 +431,9 @@ def build_head(req: Request, path: str, host: str, exchange: Exchange) -> bytes:
     target = f"/{path}"
     if req.params:
         query = "&".join(
-            f"{quote(name, safe='')}={quote(value, safe='')}" if value else quote(name, safe="")
+            f"{quote(name, safe='')}={quote(value, safe='', errors='surrogateescape')}"
+            if value
+            else quote(name, safe="")
             for name, value in req.params.items()
         )
         target = f"{target}?{query}"

@@ -41,6 +41,7 @@ from ossfs.store.base import (
     BucketInfo,
     BucketStat,
     Buffer,
+    Guard,
     ListedObject,
     ListPage,
     ObjectHeaders,
@@ -598,14 +599,14 @@ class MemoryStore:
             made.symlink_target = found.symlink_target
             return self._result(made, last_modified=True)
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: str, *, guard: Guard | None = None) -> None:
         self._check_key("delete", key)
         async with self._call("delete", key):
             if key in self.immutable and key in self.objects:
                 raise self._fail(ObjectImmutable, "delete", key, 409, "FileImmutable")
             self.remove(key)
 
-    async def delete_many(self, keys: Sequence[str]) -> builtins.list[str]:
+    async def delete_many(self, keys: Sequence[str], *, guard: Guard | None = None) -> builtins.list[str]:
         for key in keys:
             self._check_key("delete_many", key)
         async with self._call("delete_many", keys[0] if keys else ""):

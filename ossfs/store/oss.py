@@ -1,0 +1,723 @@
+"""The object store's operations, signed and addressed by oss2, carried by our own transport.
+
+Threading: OssStore is for the one trio thread; each call is built, signed, sent and parsed in one
+worker thread, so that the trio thread does nothing but wait.
+
+oss2 gives the signatures, the URL forms (virtual host, path style for addresses) and the request
+objects, through Bucket._do; its result models, its CRC and its requests session are not used.  What
+the service answers is read in answers.py and listing.py.  This layer repeats nothing: retry.py does.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import logging
+import re
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from urllib.parse import quote, unquote_to_bytes
+from xml.sax.saxutils import escape
+
+import oss2
+
+from ossfs.errors import (
+    ChecksumMismatch,
+    ConfigError,
+    InvalidRange,
+    InvalidRequest,
+    NoSuchUpload,
+    ServerFault,
+    StoreError,
+)
+from ossfs.limits import MAX_KEY_BYTES
+from ossfs.metrics import Metrics
+from ossfs.store.answers import (
+    content_range,
+    crc_of,
+    error_from,
+    etag_of,
+    http_date,
+    object_info,
+    put_result,
+)
+from ossfs.store.attempt import Attempt, current_attempt
+from ossfs.store.base import (
+    BucketInfo,
+    BucketStat,
+    Buffer,
+    Guard,
+    ListPage,
+    ObjectHeaders,
+    ObjectInfo,
+    PartResult,
+    Progress,
+    PutResult,
+    UploadInfo,
+)
+from ossfs.store.checksum import Crc64, combine, crc64
+from ossfs.store.connection import Head
+from ossfs.store.credentials import CredentialsProvider, make_auth
+from ossfs.store.listing import parse_deleted, parse_listing, parse_time, parse_uploads, parse_xml
+from ossfs.store.retry import RetryStore
+from ossfs.store.transport import Exchange, Response, Session, tls_context
+from ossfs.store.workers import Workers
+
+T = TypeVar("T")
+
+# oss2 writes the canonical request, security token included, into its debug log.
+logging.getLogger("oss2").setLevel(logging.WARNING)
+
+_UNXML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that XML 1.0 cannot carry in any form."""
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where the bucket is and how patiently to talk to it.
+
+    endpoint: with its scheme.  region: without "oss-"; selects V4 signatures.
+    ca_file: PEM file of the authorities to trust instead of the system's.
+    encrypt: x-oss-server-side-encryption for all that is written (AES256, KMS, SM4).
+    Times in seconds: io_timeout is the longest silence on a connection, call_timeout the time for one
+    call with its repeats, which grows while bytes move.
+    """
+
+    bucket: str
+    endpoint: str
+    region: str | None = None
+    ca_file: str | None = None
+    encrypt: str | None = None
+    max_connections: int = 64
+    connect_timeout: float = 10.0
+    io_timeout: float = 30.0
+    call_timeout: float = 60.0
+
+
+def check_key(key: str, operation: str) -> None:
+    """Refuse keys that must never be sent.
+
+    "." and ".." are normalised away by HTTP libraries and proxies, percent-encoded or not, so that a
+    DELETE would reach the bucket itself.  Raises InvalidRequest.
+    """
+    if key in ("", ".", ".."):
+        problem = f"{key!r} is not a key"
+    else:
+        try:
+            if len(key.encode()) <= MAX_KEY_BYTES:
+                return
+            problem = f"keys have at most {MAX_KEY_BYTES} bytes"
+        except UnicodeEncodeError:
+            problem = "keys are UTF-8"
+    raise InvalidRequest(problem, operation=operation, key=key, code="InvalidObjectName")
+
+
+def _write_headers(headers: ObjectHeaders, encrypt: str | None) -> dict[str, str]:
+    """ObjectHeaders as the request's headers."""
+    named = {
+        "Content-Type": headers.content_type or "application/octet-stream",
+        "Cache-Control": headers.cache_control,
+        "Content-Disposition": headers.content_disposition,
+        "Content-Encoding": headers.content_encoding,
+        "Content-Language": headers.content_language,
+        "Expires": headers.expires,
+        "x-oss-storage-class": headers.storage_class,
+        "x-oss-server-side-encryption": headers.encryption or encrypt,
+        "x-oss-server-side-encryption-key-id": headers.encryption_key_id,
+        "x-oss-server-side-data-encryption": headers.data_encryption,
+        "x-oss-object-acl": headers.acl,
+        "x-oss-tagging": headers.tagging,
+    }
+    result = {name: value for name, value in named.items() if value}
+    for name, value in headers.meta.items():
+        result[f"x-oss-meta-{name}"] = value
+    return result
+
+
+def _copy_source(bucket: str, key: str) -> str:
+    return f"/{bucket}/{quote(key, safe='')}"
+
+
+class _Receiver:
+    """Checks the head of a ranged GET, and the CRC when the answer is the whole object."""
+
+    def __init__(
+        self,
+        key: str,
+        into: memoryview,
+        start: int,
+        progress: Progress | None,
+        attempt: Attempt | None,
+    ) -> None:
+        self.attempt = attempt
+        self.key = key
+        self.into = into
+        self.start = start
+        self.progress = progress
+        self.info: ObjectInfo | None = None
+        self.size = 0
+        self._crc: Crc64 | None = None
+        self._done = 0
+
+    def on_head(self, head: Head) -> int:
+        headers = head.headers
+        if head.length is None:
+            raise ServerFault("the answer does not say how long it is")
+        if head.status == 206:
+            start, end, whole = content_range(headers)
+            if start != self.start or end - start != head.length:
+                raise ServerFault(f"asked for bytes from {self.start}, got {headers['content-range']!r}")
+            if end != min(whole, self.start + len(self.into)):
+                raise ServerFault(f"asked for {len(self.into)} bytes, got {headers['content-range']!r}")
+        elif head.status == 200 and self.start == 0 and head.length <= len(self.into):
+            whole = head.length
+        else:
+            # The service ignored the range: its default behaviour when it does not like one.
+            raise ServerFault(f"asked for a range, got status {head.status}", status=head.status)
+        self.info = object_info(self.key, headers, whole)
+        self.size = head.length
+        if self.attempt is not None:
+            self.attempt.etag = self.info.etag
+        if self.start == 0 and head.length == whole and self.info.crc64 is not None:
+            self._crc = Crc64()
+        return head.length
+
+    def on_data(self, count: int) -> None:
+        if self._crc is not None:
+            self._crc.update(self.into[self._done : count])
+            self._done = count
+            assert self.info is not None
+            if count == self.size and self._crc.value != self.info.crc64:
+                raise ChecksumMismatch(
+                    f"the CRC-64 of the bytes received is {self._crc.value}, the object's {self.info.crc64}"
+                )
+        if self.progress is not None:
+            self.progress(count)
+
+
+class OssStore:
+    """One bucket, each call tried once."""
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        credentials: CredentialsProvider,
+        metrics: Metrics,
+        workers: Workers,
+        session: Session,
+    ) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._workers = workers
+        self._name = config.bucket
+        try:
+            self._bucket = oss2.Bucket(
+                make_auth(credentials, config.region),
+                config.endpoint,
+                config.bucket,
+                session=session,
+                enable_crc=False,
+                region=config.region,
+                app_name="ossfs",
+                is_verify_object_strict=False,
+            )
+        except oss2.exceptions.ClientError as error:
+            raise ConfigError(f"endpoint {config.endpoint} or bucket {config.bucket}: {error.body}") from None
+
+    async def _run(
+        self,
+        operation: str,
+        method: str,
+        key: str,
+        finish: Callable[[Response], T],
+        *,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        body: Sequence[Buffer] = (),
+        receiver: _Receiver | None = None,
+        once: bool = False,
+        read: bool = False,
+        patient: bool = False,
+        prepare: Callable[[], None] | None = None,
+    ) -> T:
+        """One request in one worker thread.
+
+        once: must not be sent twice blindly.  read: has no side effects, so cancelling ends it.
+        prepare: runs in the thread before anything is sent.
+        """
+        attempt = current_attempt.get()
+        if attempt is None:
+            attempt = Attempt(self._config.call_timeout)
+        exchange = Exchange(
+            operation,
+            key,
+            attempt,
+            io_timeout=self._config.io_timeout,
+            body=body,
+            into=receiver.into if receiver is not None else None,
+            on_head=receiver.on_head if receiver is not None else None,
+            on_data=receiver.on_data if receiver is not None else None,
+            fresh=once,
+            repeatable=not once,
+            patient=patient,
+        )
+
+        def work() -> T:
+            if prepare is not None:
+                prepare()
+            response = self._bucket._do(
+                method, self._name, key, data=exchange, params=params, headers=headers
+            )
+            try:
+                return finish(response)
+            except StoreError as error:
+                error.request_id = error.request_id or response.request_id
+                raise
+
+        self._metrics.add(f"requests.{operation}")
+        try:
+            return await self._workers.run(work, exchange.cancel if read else None)
+        except StoreError as error:
+            error.operation = operation
+            error.key = key
+            self._metrics.add(f"errors.{type(error).__name__}")
+            raise
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def list(
+        self, prefix: str, *, delimiter: str = "", marker: str = "", max_keys: int = 1000
+    ) -> ListPage:
+        params = {"encoding-type": "url", "max-keys": str(max_keys)}
+        if prefix:
+            params["prefix"] = prefix
+        if delimiter:
+            params["delimiter"] = delimiter
+        if marker:
+            params["marker"] = marker
+        return await self._run(
+            "ListObjects",
+            "GET",
+            "",
+            lambda response: parse_listing(response.read(), http_date(response.headers.get("date", ""))),
+            params=params,
+            read=True,
+        )
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._head(key)
+
+    async def _head(self, key: str, etag: str | None = None) -> ObjectInfo:
+        check_key(key, "HeadObject")
+
+        def finish(response: Response) -> ObjectInfo:
+            length = response.headers.get("content-length", "")
+            if not (length.isascii() and length.isdigit()):
+                raise ServerFault(f"Content-Length is {length[:40]!r}")
+            return object_info(key, response.headers, int(length))
+
+        headers = {"If-Match": f'"{etag}"'} if etag is not None else None
+        return await self._run("HeadObject", "HEAD", key, finish, headers=headers, read=True)
+
+    async def get(
+        self,
+        key: str,
+        into: memoryview,
+        *,
+        start: int = 0,
+        etag: str | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[ObjectInfo, int]:
+        check_key(key, "GetObject")
+        view = into.cast("B")
+        if not view:
+            info = await self._head(key, etag)
+            if start and start >= info.size:
+                raise InvalidRange("the range begins beyond the end", operation="GetObject", key=key)
+            return info, 0
+        headers = {
+            "Range": f"bytes={start}-{start + len(view) - 1}",
+            "x-oss-range-behavior": "standard",
+        }
+        if etag is not None:
+            headers["If-Match"] = f'"{etag}"'
+        receiver = _Receiver(key, view, start, progress, current_attempt.get())
+
+        def finish(response: Response) -> tuple[ObjectInfo, int]:
+            assert receiver.info is not None
+            return receiver.info, response.received
+
+        try:
+            return await self._run(
+                "GetObject", "GET", key, finish, headers=headers, receiver=receiver, read=True
+            )
+        except InvalidRange:
+            if start:
+                raise
+        # No range fits an empty object; its answer says nothing else of it.
+        info = await self._head(key, etag)
+        if info.size:
+            raise ServerFault("the range was refused though it fits", operation="GetObject", key=key)
+        return info, 0
+
+    async def get_symlink(self, key: str) -> str:
+        check_key(key, "GetSymlink")
+
+        def finish(response: Response) -> str:
+            target = response.headers.get("x-oss-symlink-target", "")
+            try:
+                return unquote_to_bytes(target).decode()
+            except UnicodeDecodeError:
+                raise InvalidRequest("the target of the symlink is not UTF-8") from None
+
+        return await self._run("GetSymlink", "GET", key, finish, params={"symlink": ""}, read=True)
+
+    async def get_tagging(self, key: str) -> str:
+        check_key(key, "GetObjectTagging")
+
+        def finish(response: Response) -> str:
+            return "&".join(
+                f"{quote(tag.findtext('Key', ''), safe='')}={quote(tag.findtext('Value', ''), safe='')}"
+                for tag in parse_xml(response.read()).iterfind("TagSet/Tag")
+            )
+
+        return await self._run("GetObjectTagging", "GET", key, finish, params={"tagging": ""}, read=True)
+
+    async def bucket_info(self) -> BucketInfo:
+        def finish(response: Response) -> BucketInfo:
+            bucket = parse_xml(response.read()).find("Bucket")
+            if bucket is None:
+                raise ServerFault("the answer has no Bucket")
+            return BucketInfo(
+                name=bucket.findtext("Name", self._name),
+                location=bucket.findtext("Location", ""),
+                storage_class=bucket.findtext("StorageClass", "Standard"),
+                versioning=bucket.findtext("Versioning", ""),
+            )
+
+        return await self._run("GetBucketInfo", "GET", "", finish, params={"bucketInfo": ""}, read=True)
+
+    async def bucket_stat(self) -> BucketStat:
+        def finish(response: Response) -> BucketStat:
+            root = parse_xml(response.read())
+            try:
+                return BucketStat(int(root.findtext("Storage", "0")), int(root.findtext("ObjectCount", "0")))
+            except ValueError:
+                raise ServerFault("a number of the answer is malformed") from None
+
+        return await self._run("GetBucketStat", "GET", "", finish, params={"stat": ""}, read=True)
+
+    async def list_uploads(self, prefix: str) -> builtins.list[UploadInfo]:
+        found: builtins.list[UploadInfo] = []
+        markers: tuple[str, str] | None = ("", "")
+        while markers is not None:
+            params = {"uploads": "", "encoding-type": "url", "max-uploads": "1000", "prefix": prefix}
+            params["key-marker"], params["upload-id-marker"] = markers
+            page, markers = await self._run(
+                "ListMultipartUploads",
+                "GET",
+                "",
+                lambda response: parse_uploads(response.read()),
+                params={name: value for name, value in params.items() if value or name == "uploads"},
+                read=True,
+            )
+            found += page
+        return found
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _compare(self, ours: int | None, headers: dict[str, str]) -> int | None:
+        """The service's CRC, after it was compared with ours when both are known."""
+        theirs = crc_of(headers)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ChecksumMismatch(f"the CRC-64 sent is {ours}, the service has {theirs}")
+        return theirs if theirs is not None else ours
+
+    async def put(
+        self,
+        key: str,
+        body: Sequence[Buffer],
+        headers: ObjectHeaders,
+        *,
+        forbid_overwrite: bool = False,
+    ) -> PutResult:
+        check_key(key, "PutObject")
+        sent = _write_headers(headers, self._config.encrypt)
+        if forbid_overwrite:
+            sent["x-oss-forbid-overwrite"] = "true"
+        views = [memoryview(buffer).cast("B") for buffer in body]
+        crc = Crc64()
+
+        def finish(response: Response) -> PutResult:
+            self._compare(crc.value, response.headers)
+            return put_result(response.headers)
+
+        return await self._run(
+            "PutObject",
+            "PUT",
+            key,
+            finish,
+            headers=sent,
+            body=views,
+            once=forbid_overwrite,
+            prepare=lambda: setattr(crc, "value", crc64(views)),
+        )
+
+    async def copy(
+        self,
+        source: str,
+        key: str,
+        *,
+        etag: str | None = None,
+        headers: ObjectHeaders | None = None,
+        forbid_overwrite: bool = False,
+    ) -> PutResult:
+        check_key(source, "CopyObject")
+        check_key(key, "CopyObject")
+        if headers is not None:
+            sent = _write_headers(headers, self._config.encrypt)
+            sent["x-oss-metadata-directive"] = "REPLACE"
+            if headers.tagging is not None:
+                sent["x-oss-tagging-directive"] = "Replace"
+        else:
+            sent = {"x-oss-metadata-directive": "COPY"}
+            if self._config.encrypt:
+                sent["x-oss-server-side-encryption"] = self._config.encrypt
+        sent["x-oss-copy-source"] = _copy_source(self._name, source)
+        if etag is not None:
+            sent["x-oss-copy-source-if-match"] = f'"{etag}"'
+        if forbid_overwrite:
+            sent["x-oss-forbid-overwrite"] = "true"
+
+        def finish(response: Response) -> PutResult:
+            root = parse_xml(response.read())
+            return put_result(
+                response.headers,
+                root.findtext("ETag", "").strip('"'),
+                parse_time(root.findtext("LastModified", "")),
+            )
+
+        once = forbid_overwrite or etag is not None
+        return await self._run("CopyObject", "PUT", key, finish, headers=sent, once=once, patient=True)
+
+    async def delete(self, key: str, *, guard: Guard | None = None) -> None:
+        check_key(key, "DeleteObject")
+        await self._run("DeleteObject", "DELETE", key, lambda response: None, once=True)
+
+    async def delete_many(self, keys: Sequence[str], *, guard: Guard | None = None) -> builtins.list[str]:
+        for key in keys:
+            check_key(key, "DeleteMultipleObjects")
+        if not keys:
+            return []
+        # What XML has no way to write is deleted by itself.
+        odd = [key for key in keys if _UNXML.search(key)]
+        for key in odd:
+            await self.delete(key)
+        names = [key for key in keys if not _UNXML.search(key)] if odd else keys
+        if not names:
+            return []
+        entities = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+        listed = "".join(f"<Object><Key>{escape(key, entities)}</Key></Object>" for key in names)
+        document = (
+            f'<?xml version="1.0" encoding="UTF-8"?><Delete><Quiet>false</Quiet>{listed}</Delete>'.encode()
+        )
+        digest = hashlib.md5(document, usedforsecurity=False).digest()
+        headers = {"Content-MD5": b64encode(digest).decode(), "Content-Type": "application/xml"}
+        deleted = await self._run(
+            "DeleteMultipleObjects",
+            "POST",
+            "",
+            lambda response: parse_deleted(response.read()),
+            params={"delete": "", "encoding-type": "url"},
+            headers=headers,
+            body=[document],
+            once=True,
+        )
+        return [key for key in names if key not in deleted]
+
+    async def initiate(self, key: str, headers: ObjectHeaders, *, forbid_overwrite: bool = False) -> str:
+        check_key(key, "InitiateMultipartUpload")
+        sent = _write_headers(headers, self._config.encrypt)
+        if forbid_overwrite:
+            sent["x-oss-forbid-overwrite"] = "true"
+
+        def finish(response: Response) -> str:
+            upload_id = parse_xml(response.read()).findtext("UploadId", "")
+            if not upload_id:
+                raise ServerFault("the answer has no UploadId")
+            return upload_id
+
+        return await self._run(
+            "InitiateMultipartUpload",
+            "POST",
+            key,
+            finish,
+            params={"uploads": ""},
+            headers=sent,
+            once=True,
+        )
+
+    async def put_part(self, key: str, upload_id: str, number: int, body: Sequence[Buffer]) -> PartResult:
+        check_key(key, "UploadPart")
+        views = [memoryview(buffer).cast("B") for buffer in body]
+        size = sum(map(len, views))
+        crc = Crc64()
+
+        def finish(response: Response) -> PartResult:
+            self._compare(crc.value, response.headers)
+            return PartResult(number, size, etag_of(response.headers), crc.value)
+
+        return await self._run(
+            "UploadPart",
+            "PUT",
+            key,
+            finish,
+            params={"partNumber": str(number), "uploadId": upload_id},
+            body=views,
+            prepare=lambda: setattr(crc, "value", crc64(views)),
+        )
+
+    async def copy_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        source: str,
+        start: int,
+        length: int,
+        *,
+        etag: str | None = None,
+    ) -> PartResult:
+        check_key(source, "UploadPartCopy")
+        check_key(key, "UploadPartCopy")
+        headers = {
+            "x-oss-copy-source": _copy_source(self._name, source),
+            "x-oss-copy-source-range": f"bytes={start}-{start + length - 1}",
+        }
+        if etag is not None:
+            headers["x-oss-copy-source-if-match"] = f'"{etag}"'
+
+        def finish(response: Response) -> PartResult:
+            copied = parse_xml(response.read()).findtext("ETag", "").strip('"')
+            return PartResult(number, length, copied or etag_of(response.headers), None)
+
+        return await self._run(
+            "UploadPartCopy",
+            "PUT",
+            key,
+            finish,
+            params={"partNumber": str(number), "uploadId": upload_id},
+            headers=headers,
+            patient=True,
+        )
+
+    async def complete(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[PartResult],
+        *,
+        forbid_overwrite: bool = False,
+        write_id: str | None = None,
+    ) -> PutResult:
+        check_key(key, "CompleteMultipartUpload")
+        listed = "".join(
+            f"<Part><PartNumber>{part.number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag></Part>"
+            for part in parts
+        )
+        document = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
+        headers = {"Content-Type": "application/xml"}
+        if forbid_overwrite:
+            headers["x-oss-forbid-overwrite"] = "true"
+
+        def finish(response: Response) -> PutResult:
+            self._compare(whole_crc(parts), response.headers)
+            made = parse_xml(response.read()).findtext("ETag", "").strip('"')
+            return put_result(response.headers, made)
+
+        return await self._run(
+            "CompleteMultipartUpload",
+            "POST",
+            key,
+            finish,
+            params={"uploadId": upload_id},
+            headers=headers,
+            body=[document],
+            once=True,
+            patient=True,
+        )
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        check_key(key, "AbortMultipartUpload")
+        try:
+            await self._run(
+                "AbortMultipartUpload",
+                "DELETE",
+                key,
+                lambda response: None,
+                params={"uploadId": upload_id},
+                once=True,
+            )
+        except NoSuchUpload:
+            pass  # as wished
+
+    def sign_url(self, method: str, key: str, expires: int) -> str:
+        check_key(key, "SignUrl")
+        url: str = self._bucket.sign_url(method, key, expires)
+        return url
+
+
+def whole_crc(parts: Sequence[PartResult]) -> int | None:
+    """The CRC of the parts' bytes in order, or None when one of them is not known."""
+    crc = 0
+    for part in parts:
+        if part.crc64 is None:
+            return None
+        crc = combine(crc, part.crc64, part.size)
+    return crc
+
+
+def _refusal(exchange: Exchange, head: Head, body: bytes) -> StoreError:
+    return error_from(head.status, head.headers, body)
+
+
+@asynccontextmanager
+async def open_store(
+    config: StoreConfig, credentials: CredentialsProvider, metrics: Metrics
+) -> AsyncIterator[RetryStore]:
+    """The bucket of *config*, with retries; its `once` is the same without them.
+
+    Closes connections and ends threads when left.  Raises ConfigError for an endpoint, bucket or CA
+    file that cannot be used; nothing is sent.
+    """
+    context: ssl.SSLContext | None = None
+    if config.endpoint.startswith("https://"):
+        try:
+            context = tls_context(config.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "strerror", None) or "it holds no certificates"
+            raise ConfigError(f"ca_file {config.ca_file} cannot be used: {reason}") from None
+    session = Session(
+        _refusal,
+        metrics,
+        context=context,
+        connect_timeout=config.connect_timeout,
+        io_timeout=config.io_timeout,
+    )
+    workers = Workers(config.max_connections, on_idle=session.prune)
+    store = OssStore(config, credentials, metrics, workers, session)
+
+    async def refresh() -> None:
+        await workers.run(credentials.refresh)
+
+    try:
+        yield RetryStore(store, call_timeout=config.call_timeout, metrics=metrics, refresh=refresh)
+    finally:
+        threads = workers.close()
+        session.close()
+        for thread in threads:
+            thread.join(0.5)  # they are idle, and end at once; a hung one is a daemon
