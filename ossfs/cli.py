@@ -103,10 +103,13 @@ def _serve_mount(config: MountConfig, ready: Callable[[], None]) -> int:
 
 
 def _check_credentials(config: MountConfig) -> None:
-    """Say that the key or the secret is missing before anything else is begun."""
+    """Say that the key or the secret is missing before anything else is begun, and keep them from the log."""
+    from ossfs import logs
     from ossfs.store.credentials import load_credentials
 
-    load_credentials(config.bucket, config.passwd_file, os.environ)
+    credentials = load_credentials(config.bucket, config.passwd_file, os.environ).get()
+    logs.hide(credentials.access_key_secret)
+    logs.hide(credentials.security_token)
 
 
 def _refuse_double_start(place: str) -> None:
@@ -128,14 +131,14 @@ def umount(
     """Unmount, once everything that was written is in the bucket."""
     from ossfs.control import request_unmount
 
-    with _progress_line() as show:
+    with _ProgressLine() as show:
         failed = request_unmount(mountpoint, show)
     for name in failed:
         _complain(f"failed to upload: {_printable(name)}")
     return 1 if failed else 0
 
 
-class _progress_line:
+class _ProgressLine:
     """One line that is kept up to date on a terminal; elsewhere a new line when something has changed."""
 
     def __init__(self) -> None:
@@ -186,7 +189,7 @@ def progress_text(progress: UploadProgress) -> str:
 @app.command()
 def status(
     mountpoint: Annotated[
-        str | None, typer.Argument(metavar="[MOUNTPOINT]", help="one mount; all of this host otherwise")
+        str | None, typer.Argument(metavar="MOUNTPOINT", help="one mount; all of this host otherwise")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> int:

@@ -1,0 +1,64 @@
+# Everything that is done to this project.  Needs make, git and Debian's python3; `make setup` brings the rest.
+
+PYTHON3 := $(firstword $(wildcard /usr/bin/python3) python3)
+VENV    := .venv
+PY      := $(VENV)/bin/python
+STAMP   := $(VENV)/.setup-stamp
+PIP     := $(PY) -m pip --disable-pip-version-check --no-input
+ARGS    ?=
+
+.PHONY: help setup packages demo test coverage check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make setup      system packages, .venv, and .venv/bin/ossfs'
+	@echo 'make demo       the whole product on an embedded server: mount, copy, edit, remount, compare'
+	@echo 'make demo KEEP=1   the same, and the mount stays up until Ctrl-C'
+	@echo 'make test       set-up, then all tests (ARGS="-k name" for some of them)'
+	@echo 'make coverage   tests without a mount, and what of ossfs/ they run'
+	@echo 'make check      lint, format, types, import contracts'
+	@echo 'make bench      the benchmarks'
+	@echo 'make clean      remove .venv and what tools left'
+
+setup: packages $(STAMP)
+
+# Looks every time, since the stamp may have come with a copied tree; installs only what is missing.
+packages:
+	@bash scripts/system-packages
+
+# crcmod and oss2 come as source: without wheel and setuptools, crcmod would be built without its C
+# extension, which is a hundred times slower.
+$(STAMP): pyproject.toml | packages
+	@test -x $(PY) || $(PYTHON3) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip setuptools wheel
+	$(PIP) install --quiet -e '.[server,test,check]'
+	@$(PY) -c 'import crcmod._crcfunext' || echo 'note: crcmod has no C extension here; oss2 works, slowly' >&2
+	@touch $@
+
+demo: setup
+	@$(PY) scripts/demo.py $(if $(filter-out 0 no,$(KEEP)),--keep)
+
+test: setup
+	$(PY) -m pytest $(ARGS)
+
+coverage: setup
+	$(PY) -m pytest -m 'not mount' --cov=ossfs --cov-report=term-missing:skip-covered $(ARGS)
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: setup
+	@set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do \
+		echo "== $$script"; $(PY) "$$script" $(ARGS); \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
