@@ -37,7 +37,7 @@ class Known:
 class DirCache:
     """The names of one directory.  Times are trio.current_time() in seconds."""
 
-    __slots__ = ("_began", "_changes", "_touched", "complete_at", "entries", "more_at", "own")
+    __slots__ = ("_began", "_changes", "_touched", "complete_at", "entries", "leaving", "more_at", "own")
 
     def __init__(self, *, own: bool = False, now: float = 0.0) -> None:
         self.entries: dict[str, Known] = {}
@@ -46,6 +46,8 @@ class DirCache:
         self.own = own
         self.more_at: float | None = None
         """A listing of one page found more than a page at that moment."""
+        self.leaving: dict[str, int] = {}
+        """Names whose delete or rename is under way: gone for this machine, whatever a listing says."""
         self._changes = 0
         self._touched: dict[str, int] = {}
         self._began: list[int] = []
@@ -54,6 +56,8 @@ class DirCache:
 
     def find(self, name: str, now: float, ttl: float, negative_ttl: float) -> Known | Absent | None:
         """What is known of *name* and still fresh; None when somebody has to be asked."""
+        if name in self.leaving:
+            return ABSENT
         known = self.entries.get(name)
         if known is not None:
             return known if now - known.at < ttl else None
@@ -76,6 +80,20 @@ class DirCache:
         """This mount knows for certain: *name* is gone."""
         self.entries.pop(name, None)
         self._touch(name)
+
+    def leave(self, name: str) -> None:
+        """A delete or rename of *name* begins."""
+        self.leaving[name] = self.leaving.get(name, 0) + 1
+
+    def left(self, name: str, *, gone: bool) -> None:
+        """It ended.  gone: the name is not there any more."""
+        count = self.leaving[name] - 1
+        if count:
+            self.leaving[name] = count
+        else:
+            del self.leaving[name]
+        if gone:
+            self.remove(name)
 
     def forget(self, name: str) -> None:
         """What is known of *name* was wrong: ask again."""

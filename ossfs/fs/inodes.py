@@ -146,7 +146,7 @@ class FileNode(Node):
 class DirNode(Node):
     """A directory: a prefix, with or without a marker object."""
 
-    __slots__ = ("cache", "children", "changed_ns", "listed_subdirs", "marker", "marker_at")
+    __slots__ = ("cache", "changed_ns", "children", "listed_subdirs", "marker", "marker_at")
 
     def __init__(
         self, ino: int, parent: DirNode | None, name: str, *, own: bool = False, now: float = 0.0

@@ -102,7 +102,11 @@ class KeyQueue:
     def _overlap(a: tuple[str, ...], kind_a: str | None, b: tuple[str, ...], kind_b: str | None) -> bool:
         for x in a:
             for y in b:
-                if x == y or (kind_a is not None and y.startswith(x)) or (kind_b is not None and x.startswith(y)):
+                if (
+                    x == y
+                    or (kind_a is not None and y.startswith(x))
+                    or (kind_b is not None and x.startswith(y))
+                ):
                     return True
         return False
 

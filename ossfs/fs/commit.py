@@ -1,0 +1,255 @@
+"""Carrying out a commit plan: the requests that turn an extent map into an object.
+
+Threading: trio thread only.
+
+Nothing here decides what is written; that is the plan's matter (content.py), nor when, which is the
+writer's.  A failure leaves the old object in place; the upload stays, with the parts that went up,
+until the writer continues or aborts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from ossfs.errors import ShortBody
+from ossfs.fs import attrs as attributes
+from ossfs.fs.attrs import Attrs
+from ossfs.fs.content import (
+    BaseRange,
+    CopyPart,
+    MemoryRange,
+    Piece,
+    Plan,
+    PutPart,
+    ReusePart,
+    SentRange,
+    ZeroPart,
+    ZeroRange,
+)
+from ossfs.fs.context import Context, run_all
+from ossfs.fs.hidden import HiddenKeys
+from ossfs.fs.inodes import Version
+from ossfs.limits import GIB, MAX_SINGLE_COPY_SIZE, MIB
+from ossfs.store.base import Buffer, PartResult, PutResult
+from ossfs.store.checksum import combine, crc64
+
+_ZEROS = memoryview(bytes(MIB))
+
+PARALLEL_PARTS = 16
+"""Parts of one file in flight at a commit: enough to fill the connections at 100 MB/s each."""
+
+
+@dataclass(slots=True)
+class Upload:
+    """A multipart upload in progress.  attrs: those that it was initiated with."""
+
+    key: str
+    upload_id: str
+    write_id: str
+    attrs: Attrs
+    results: dict[int, PartResult] = field(default_factory=dict)
+
+
+ReadStaged = Callable[[int, int], bytes]
+"""(file offset, length) to the bytes that were staged there."""
+
+
+async def fetch(ctx: Context, version: Version, start: int, length: int) -> memoryview:
+    """Bytes of one version.  Raises PreconditionFailed when it has been replaced."""
+    if length == 0:
+        return memoryview(b"")
+    view = memoryview(bytearray(length))
+    _, count = await ctx.store.get(version.key, view, start=start, etag=version.etag)
+    if count < length:
+        raise ShortBody(f"{count} bytes of {length} at {start}", operation="GetObject", key=version.key)
+    return view
+
+
+def zeros(length: int) -> list[memoryview]:
+    """*length* zero bytes that take no memory."""
+    pieces = [_ZEROS] * (length // MIB)
+    if length % MIB:
+        pieces.append(_ZEROS[: length % MIB])
+    return pieces
+
+
+async def gather(
+    ctx: Context, pieces: Sequence[Piece], base: Version | None, read_staged: ReadStaged | None
+) -> list[Buffer]:
+    """The buffers of a body.  What only the base has is fetched."""
+    body: list[Buffer] = []
+    for piece in pieces:
+        match piece:
+            case MemoryRange(data=data):
+                body.append(data)
+            case ZeroRange(length=length):
+                body.extend(zeros(length))
+            case BaseRange(start=start, length=length):
+                assert base is not None
+                body.append(await fetch(ctx, base, start, length))
+            case SentRange(start=start, length=length):
+                assert read_staged is not None, "a plan names sent bytes only when they are staged"
+                body.append(read_staged(start, length))
+    return body
+
+
+async def put_whole(
+    ctx: Context,
+    key: str,
+    plan: Plan,
+    base: Version | None,
+    attrs: Attrs,
+    write_id: str,
+    *,
+    forbid_overwrite: bool,
+    read_staged: ReadStaged | None = None,
+) -> PutResult:
+    """One PutObject for a plan of kind "put"."""
+    (part,) = plan.parts
+    assert isinstance(part, PutPart)
+    body = await gather(ctx, part.pieces, base, read_staged)
+    headers = attributes.encode(attrs, write_id=write_id)
+    return await ctx.store.put(key, body, headers, forbid_overwrite=forbid_overwrite)
+
+
+async def put_parts(
+    ctx: Context,
+    hidden: HiddenKeys,
+    upload: Upload,
+    plan: Plan,
+    base: Version | None,
+    *,
+    read_staged: ReadStaged | None = None,
+) -> list[PartResult]:
+    """All parts of a plan of kind "multipart" that are not there yet; the results, ascending."""
+    works: list[Callable[[], object]] = []
+    numbers: list[int] = []
+
+    async def put(part: PutPart) -> None:
+        body = await gather(ctx, part.pieces, base, read_staged)
+        upload.results[part.number] = await ctx.store.put_part(
+            upload.key, upload.upload_id, part.number, body
+        )
+
+    async def copy(part: CopyPart) -> None:
+        assert base is not None
+        upload.results[part.number] = await ctx.store.copy_part(
+            upload.key,
+            upload.upload_id,
+            part.number,
+            base.key,
+            part.start,
+            part.length,
+            etag=base.etag,
+        )
+
+    async def zero(part: ZeroPart) -> None:
+        source, etag, size = await hidden.zeros(part.length)
+        if part.length > size:
+            body = zeros(part.length)
+            result = await ctx.store.put_part(upload.key, upload.upload_id, part.number, body)
+        else:
+            result = await ctx.store.copy_part(
+                upload.key, upload.upload_id, part.number, source, 0, part.length, etag=etag
+            )
+        upload.results[part.number] = result
+
+    for part in plan.parts:
+        numbers.append(part.number)
+        match part:
+            case ReusePart():
+                pass
+            case PutPart():
+                works.append(lambda part=part: put(part))  # type: ignore[misc]
+            case CopyPart():
+                works.append(lambda part=part: copy(part))  # type: ignore[misc]
+            case ZeroPart():
+                works.append(lambda part=part: zero(part))  # type: ignore[misc]
+    await run_all(PARALLEL_PARTS, works)  # type: ignore[arg-type]
+    return [upload.results[number] for number in numbers]
+
+
+def combined_crc(parts: Sequence[PartResult]) -> int | None:
+    """The CRC of the whole, when that of every part is known."""
+    total = 0
+    for part in parts:
+        if part.crc64 is None:
+            return None
+        total = combine(total, part.crc64, part.size)
+    return total
+
+
+def body_crc(body: Sequence[Buffer]) -> int:
+    """CRC-64 of a body."""
+    return crc64(body)
+
+
+async def copy_object(
+    ctx: Context,
+    source: Version,
+    key: str,
+    attrs: Attrs | None,
+    *,
+    write_id: str | None = None,
+    forbid_overwrite: bool = False,
+) -> PutResult:
+    """Copy one version to *key*, with new attributes if given; by parts when it is large.
+
+    attrs are needed when the object is larger than MAX_SINGLE_COPY_SIZE: a multipart upload takes
+    nothing over from the source.
+    """
+    headers = None if attrs is None else attributes.encode(attrs, write_id=write_id)
+    if source.size <= MAX_SINGLE_COPY_SIZE or headers is None:
+        return await ctx.store.copy(
+            source.key, key, etag=source.etag, headers=headers, forbid_overwrite=forbid_overwrite
+        )
+    return await _copy_by_parts(ctx, source, key, attrs, write_id, forbid_overwrite)
+
+
+async def _copy_by_parts(
+    ctx: Context,
+    source: Version,
+    key: str,
+    attrs: Attrs | None,
+    write_id: str | None,
+    forbid_overwrite: bool,
+) -> PutResult:
+    assert attrs is not None
+    upload_id = await ctx.store.initiate(key, attributes.encode(attrs, write_id=write_id))
+    ctx.journal.upload_started(key, upload_id)
+    step = max(512 * MIB, -(-source.size // 9000))
+    step = min(step, 5 * GIB)
+    parts: list[PartResult] = []
+
+    async def one(number: int, start: int) -> None:
+        length = min(step, source.size - start)
+        parts.append(
+            await ctx.store.copy_part(key, upload_id, number, source.key, start, length, etag=source.etag)
+        )
+
+    try:
+        await run_all(
+            PARALLEL_PARTS,
+            [
+                lambda n=n, s=s: one(n, s)  # type: ignore[misc]
+                for n, s in enumerate(range(0, source.size, step), 1)
+            ],
+        )
+        parts.sort(key=lambda p: p.number)
+        result = await ctx.store.complete(
+            key, upload_id, parts, forbid_overwrite=forbid_overwrite, write_id=write_id
+        )
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await ctx.store.abort(key, upload_id)
+            ctx.journal.upload_ended(key, upload_id)
+        raise
+    ctx.journal.upload_ended(key, upload_id)
+    if result.crc64 is None:
+        result = PutResult(
+            result.etag, source.crc64, result.server_date, result.last_modified, result.version_id
+        )
+    return result

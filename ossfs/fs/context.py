@@ -1,0 +1,151 @@
+"""What the parts of fs share: the store, the settings, and the tables of one mount.
+
+Threading: trio thread only.  `Jobs` runs what changes the bucket in tasks of its own, so that a
+caller whose deadline has passed gets its answer while the work goes on, and keeps its key locked,
+until its outcome is known.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import outcome
+import trio
+
+from ossfs.errors import level_of
+from ossfs.fs.attrs import Defaults
+from ossfs.fs.budget import Budget
+from ossfs.fs.inodes import Inodes
+from ossfs.fs.keys import KeyQueue
+from ossfs.fs.ports import FsConfig, Journal, Kernel
+from ossfs.metrics import Metrics
+from ossfs.store.base import ObjectStore
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Jobs:
+    """Tasks that outlive the request that started them."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.running = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do *work* in a task of its own and return its result.
+
+        When the caller is cancelled the work goes on by itself; a failure that then nobody hears is
+        logged.
+        """
+        box: list[outcome.Outcome[T]] = []
+        done = trio.Event()
+        abandoned = False
+
+        async def task() -> None:
+            result = await _capture(work)
+            if abandoned and isinstance(result, outcome.Error):
+                log.log(level_of(result.error), "after its caller had gone: %s", result.error)
+            box.append(result)
+            done.set()
+
+        self.start(task)
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            abandoned = True
+            raise
+        return box[0].unwrap()
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do *work* in the background.  What it raises is logged."""
+        self._enter()
+        self._nursery.start_soon(self._background, work)
+
+    async def _background(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except trio.Cancelled:
+            raise
+        except Exception as error:
+            log.log(level_of(error), "%s", error, exc_info=level_of(error) >= logging.CRITICAL)
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        if self.running == 0:
+            self._idle = trio.Event()
+        self.running += 1
+
+    def _leave(self) -> None:
+        self.running -= 1
+        if self.running == 0:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Until nothing runs."""
+        while self.running:
+            await self._idle.wait()
+
+
+async def _capture(work: Callable[[], Awaitable[T]]) -> outcome.Outcome[T]:
+    try:
+        return outcome.Value(await work())
+    except trio.Cancelled:
+        raise
+    except Exception as error:  # noqa: BLE001  carried to the caller
+        return outcome.Error(error)
+
+
+@dataclass(slots=True)
+class Context:
+    """Everything that a file or directory needs to do its work."""
+
+    store: ObjectStore
+    config: FsConfig
+    jobs: Jobs
+    kernel: Kernel
+    journal: Journal
+    metrics: Metrics
+    budget: Budget
+    inodes: Inodes
+    keys: KeyQueue = field(default_factory=KeyQueue)
+    wall_ns: Callable[[], int] = time.time_ns
+
+    @property
+    def defaults(self) -> Defaults:
+        """Attributes of objects that carry none."""
+        c = self.config
+        return Defaults(uid=c.uid, gid=c.gid, file_mode=c.file_mode, dir_mode=c.dir_mode)
+
+
+async def run_all(limit: int, works: list[Callable[[], Awaitable[None]]]) -> None:
+    """Run all *works*, at most *limit* at a time; the first failure stops the rest and is raised."""
+    failures: list[Exception] = []
+    pending = iter(works)
+
+    async def worker(scope: trio.CancelScope) -> None:
+        for work in pending:
+            if failures:
+                return
+            try:
+                await work()
+            except trio.Cancelled:
+                raise
+            except Exception as error:  # noqa: BLE001  raised below
+                failures.append(error)
+                scope.cancel()
+                return
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(limit, len(works))):
+            nursery.start_soon(worker, nursery.cancel_scope)
+    if failures:
+        raise failures[0]

@@ -1,0 +1,657 @@
+"""From names to inodes: lookups, attributes and listings.  Nothing here changes the bucket.
+
+Threading: trio thread only.
+
+Names are answered from what is known of their directory (dircache.py).  The first miss in a
+directory fetches one page of its listing: if that is all, the directory is complete, and further
+names cost nothing.  In a larger directory a miss is one HEAD and one LIST at the same time.
+
+Listings carry neither mode nor type.  An entry whose attributes are unknown is answered at once as
+a regular file with an attribute timeout of zero; the kernel then sends GETATTR, which runs side by
+side where LOOKUPs queue, and there the HEAD is sent.  If it turns out to be something else, the
+inode is forgotten and ESTALE makes the kernel look up again.  Entries of 1 to 4095 bytes may be the
+symlinks of ossfs 1.x, which the kernel follows without a GETATTR: their LOOKUP waits for the HEAD.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import stat
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trio
+
+from ossfs.errors import NotFound, PosixError
+from ossfs.fs import attrs as attributes
+from ossfs.fs.attrs import Attrs
+from ossfs.fs.context import Context
+from ossfs.fs.dircache import ABSENT, Absent, Known
+from ossfs.fs.handles import DirHandle
+from ossfs.fs.inodes import DirNode, FileNode, Node, Version
+from ossfs.fs.names import showable
+from ossfs.limits import LIST_PAGE
+from ossfs.store.base import ListedObject, ListPage, ObjectInfo
+
+log = logging.getLogger(__name__)
+
+SYMLINK_SIZES = range(1, 4096)
+"""PATH_MAX: a 1.x symlink is an ordinary object whose body is the target."""
+MEMORY = 200_000
+"""Attributes remembered, least recently used out first: some 100 MB at the most."""
+CACHED_NAMES = 200_000
+"""Directories with more entries than this are streamed, not kept."""
+SETTLED = 2
+"""Seconds: times of objects have a resolution of one, so younger ones may change unseen (as in
+git's index)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What stat(2) shows of an inode.  Sizes in bytes, times in ns, timeouts in seconds."""
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    entry_timeout: float
+    attr_timeout: float
+
+    @property
+    def blocks(self) -> int:
+        """Of 512 bytes; never 0 for a file with bytes, or `tar -S` would archive a hole."""
+        return -(-self.size // 512)
+
+
+class AttrMemory:
+    """Attributes of objects that were seen, for as long as a listing shows them unchanged."""
+
+    def __init__(self, capacity: int = MEMORY) -> None:
+        self._capacity = capacity
+        self._known: OrderedDict[str, tuple[ListedObject, Attrs, bool]] = OrderedDict()
+
+    def put(self, obj: ListedObject, attrs: Attrs, server_date: int) -> None:
+        """Remember what a HEAD at *server_date* said."""
+        settled = server_date - obj.last_modified >= SETTLED
+        self._known[obj.key] = (obj, attrs.copy(), settled)
+        self._known.move_to_end(obj.key)
+        if len(self._known) > self._capacity:
+            self._known.popitem(last=False)
+
+    def get(self, obj: ListedObject) -> Attrs | None:
+        """The attributes of exactly this object as it is listed, if they are known."""
+        known = self._known.get(obj.key)
+        if known is None:
+            return None
+        seen, attrs, settled = known
+        if seen is obj or (settled and seen.etag == obj.etag and seen.last_modified == obj.last_modified):
+            self._known.move_to_end(obj.key)
+            return attrs.copy()
+        return None
+
+    def forget(self, key: str) -> None:
+        """This object has changed."""
+        self._known.pop(key, None)
+
+
+class Lookup:
+    """The reading side of the tree."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.memory = AttrMemory()
+        self.root_attrs = attributes.new(
+            stat.S_IFDIR, ctx.config.dir_mode, ctx.config.uid, ctx.config.gid, ctx.wall_ns()
+        )
+        self._listing: dict[int, trio.Lock] = {}
+        self._fetching: dict[int, trio.Lock] = {}
+
+    # -- inodes
+
+    def node(self, ino: int) -> Node:
+        """Raises ESTALE for a number that is not in use: the kernel looks up again."""
+        node = self.ctx.inodes.get(ino)
+        if node is None:
+            raise PosixError(errno.ESTALE, f"inode {ino}")
+        return node
+
+    def directory(self, ino: int) -> DirNode:
+        """The same, for a directory.  Raises ENOTDIR."""
+        node = self.node(ino)
+        if not isinstance(node, DirNode):
+            raise PosixError(errno.ENOTDIR)
+        return node
+
+    def file(self, ino: int) -> FileNode:
+        """The same, for anything but a directory.  Raises EISDIR."""
+        node = self.node(ino)
+        if not isinstance(node, FileNode):
+            raise PosixError(errno.EISDIR)
+        return node
+
+    def supersede(self, node: Node) -> None:
+        """The name stands for something else now: the next lookup gives it another inode."""
+        self.ctx.inodes.detach(node)
+
+    # -- lookup
+
+    async def lookup(self, parent: DirNode, name: str) -> Node:
+        """The inode of *name*.  Raises ENOENT."""
+        if not showable(name, in_root=parent is self.ctx.inodes.root):
+            raise PosixError(errno.ENOENT)
+        for _ in range(5):
+            child = parent.children.get(name)
+            if isinstance(child, FileNode) and child.local:
+                return child
+            known = await self._resolve(parent, name)
+            child = parent.children.get(name)  # may be another after the wait
+            if isinstance(child, FileNode) and child.local:
+                return child
+            if isinstance(known, Absent):
+                if isinstance(child, DirNode) and self._holds_local_state(child):
+                    return child
+                if child is not None:
+                    self.supersede(child)
+                raise PosixError(errno.ENOENT)
+            node = self.node_for(parent, name, known)
+            if (
+                isinstance(node, FileNode)
+                and node.attrs is None
+                and (node.size in SYMLINK_SIZES or node.object_type == "Symlink")
+            ):
+                try:
+                    await self.refresh(node)
+                except PosixError as error:
+                    if error.errno in (errno.ESTALE, errno.ENOENT):
+                        continue
+                    raise
+            return node
+        raise PosixError(errno.ENOENT, "the name changes faster than it can be looked up")
+
+    def _holds_local_state(self, directory: DirNode) -> bool:
+        return any(isinstance(n, FileNode) and n.local for n in self.ctx.inodes.below(directory))
+
+    def node_for(self, parent: DirNode, name: str, known: Known) -> Node:
+        """The inode for what a listing or HEAD said is there.  No await: see inodes.py."""
+        child = parent.children.get(name)
+        inodes = self.ctx.inodes
+        if known.obj is None:
+            if isinstance(child, DirNode):
+                return child
+            if child is not None:
+                self.supersede(child)
+            return inodes.new_dir(parent, name)
+        obj = known.obj
+        if isinstance(child, FileNode):
+            if child.local:
+                return child
+            version = child.version
+            if version is not None and version.etag == obj.etag and version.size == obj.size:
+                if version.last_modified != obj.last_modified and known.at > child.attrs_at:
+                    child.attrs = None  # somebody's chmod: the same bytes with other headers
+                    child.attrs_at = float("-inf")
+                    child.version = Version(
+                        version.key, version.etag, version.size, version.crc64, obj.last_modified
+                    )
+                if child.attrs is None:
+                    self._remembered(child, known)
+                elif known.at > child.attrs_at:
+                    child.attrs_at = known.at
+                return child
+            if known.at < child.attrs_at:
+                return child  # an older answer than what the inode knows
+        if child is not None:
+            self.supersede(child)
+        node = inodes.new_file(parent, name)
+        node.version = Version(obj.key, obj.etag, obj.size, None, obj.last_modified)
+        node.size = obj.size
+        node.object_type = obj.object_type
+        node.storage_class = obj.storage_class
+        self._remembered(node, known)
+        return node
+
+    def _remembered(self, node: FileNode, known: Known) -> None:
+        assert known.obj is not None
+        attrs = self.memory.get(known.obj)
+        if attrs is not None:
+            node.attrs = attrs
+            node.kind = attrs.kind
+            node.attrs_at = known.at
+
+    async def _resolve(self, parent: DirNode, name: str) -> Known | Absent:
+        config = self.ctx.config
+        cache = parent.cache
+        known = cache.find(name, trio.current_time(), config.ttl, config.negative_ttl)
+        if known is not None:
+            return known
+        async with self._single(self._listing, parent.ino):
+            now = trio.current_time()
+            known = cache.find(name, now, config.ttl, config.negative_ttl)
+            if known is not None:
+                return known
+            if cache.more_at is None or now - cache.more_at >= config.ttl * 12:
+                page = await self._first_page(parent)
+                found = cache.find(name, now, config.ttl, config.negative_ttl)
+                if found is not None:
+                    return found
+                if page.next_marker is None:
+                    return ABSENT
+        return await self._ask(parent, name)
+
+    async def _first_page(self, parent: DirNode) -> ListPage:
+        """One page of a directory: all of it, or a sign that it is large."""
+        cache = parent.cache
+        prefix = self.ctx.inodes.key(parent)
+        at = trio.current_time()
+        token = cache.begin()
+        try:
+            page = await self.ctx.store.list(prefix, delimiter="/", max_keys=LIST_PAGE)
+            complete = page.next_marker is None
+            self._note_marker(parent, page, prefix, at)
+            cache.merge(self.names_of(parent, page, prefix), at, token, complete=complete)
+            if not complete:
+                cache.more_at = at
+        finally:
+            cache.end(token)
+        return page
+
+    def _note_marker(self, parent: DirNode, page: ListPage, prefix: str, at: float) -> None:
+        """The first page of a listing shows the directory's own marker, if there is one."""
+        if not prefix:
+            return
+        marker = page.objects[0] if page.objects and page.objects[0].key == prefix else None
+        if parent.marker_at > at:
+            return
+        parent.marker = marker if marker is not None else False
+        parent.marker_at = at
+        if marker is None:
+            if parent.attrs is None:
+                parent.attrs = self.implicit_attrs()
+            parent.attrs_at = at
+        elif parent.attrs is None:
+            remembered = self.memory.get(marker)
+            if remembered is not None:
+                parent.attrs = remembered
+                parent.attrs_at = at
+
+    def names_of(
+        self, parent: DirNode, page: ListPage, prefix: str
+    ) -> Iterator[tuple[str, ListedObject | None]]:
+        """The entries of a page by name.  A directory hides a file of the same name."""
+        in_root = parent is self.ctx.inodes.root
+        cut = len(prefix)
+        hidden = page.undecodable
+        directories = set()
+        for sub in page.prefixes:
+            name = sub[cut:-1]
+            if showable(name, in_root=in_root):
+                directories.add(name)
+                yield name, None
+            else:
+                hidden += 1
+        for obj in page.objects:
+            name = obj.key[cut:]
+            if name in directories:
+                hidden += 1
+            elif showable(name, in_root=in_root):
+                yield name, obj
+            elif name:
+                hidden += 1
+        if hidden:
+            self.ctx.metrics.add("keys_hidden", hidden)
+
+    async def _ask(self, parent: DirNode, name: str) -> Known | Absent:
+        """HEAD `key` and LIST `key/` at the same time: the way in a large directory."""
+        cache = parent.cache
+        key = self.ctx.inodes.child_key(parent, name)
+        at = trio.current_time()
+        info: ObjectInfo | None = None
+        is_dir = False
+        token = cache.begin()
+
+        async def head() -> None:
+            nonlocal info
+            try:
+                info = await self.ctx.store.head(key)
+            except NotFound:
+                pass
+
+        async def listing() -> None:
+            nonlocal is_dir
+            page = await self.ctx.store.list(key + "/", max_keys=1)
+            is_dir = bool(page.objects or page.prefixes)
+
+        try:
+            await _both(head, listing)
+            if cache.touched_since(name, token):
+                known = cache.entries.get(name)
+                return ABSENT if known is None or name in cache.leaving else known
+            if is_dir:
+                cache.merge([(name, None)], at, token, complete=False)
+            elif info is not None:
+                obj = listed(info)
+                self.memory.put(obj, attributes.decode(info, self.ctx.defaults), info.server_date)
+                cache.merge([(name, obj)], at, token, complete=False)
+            else:
+                cache.absent(name, token)
+                return ABSENT
+        finally:
+            cache.end(token)
+        return cache.entries[name]
+
+    def _single(self, table: dict[int, trio.Lock], ino: int) -> _Single:
+        return _Single(table, ino)
+
+    # -- attributes
+
+    def implicit_attrs(self) -> Attrs:
+        """Of a directory that no marker describes."""
+        return self.root_attrs.copy()
+
+    async def refresh(self, node: FileNode) -> None:
+        """Ask the bucket about this file.
+
+        Raises ENOENT when it is gone, ESTALE when the name holds another version or type now: in both
+        cases the inode has lost its name.
+        """
+        async with self._single(self._fetching, node.ino):
+            if node.attrs is not None and self.fresh(node):
+                return
+            await self._refresh(node)
+
+    async def revalidate(self, node: FileNode, within: float = 0.0) -> None:
+        """refresh, unless the bucket was asked less than *within* seconds ago."""
+        if node.attrs is not None and trio.current_time() - node.validated_at < within:
+            return
+        async with self._single(self._fetching, node.ino):
+            await self._refresh(node)
+
+    async def _refresh(self, node: FileNode) -> None:
+        parent = node.parent
+        if parent is None:
+            raise PosixError(errno.ESTALE)
+        key = self.ctx.inodes.key(node)
+        changes, at = node.changes, trio.current_time()
+        try:
+            info = await self.ctx.store.head(key)
+        except NotFound:
+            if node.changes != changes or node.local:
+                return
+            parent.cache.forget(node.name)
+            self.memory.forget(key)
+            self.supersede(node)
+            raise PosixError(errno.ENOENT) from None
+        if node.changes != changes or node.local:
+            return  # what we did meanwhile is younger than this answer
+        self.apply(node, info, at)
+
+    def apply(self, node: FileNode, info: ObjectInfo, at: float) -> None:
+        """Take over what a HEAD or GET said.  Raises ESTALE when it is another version or type."""
+        parent = node.parent
+        assert parent is not None
+        attrs = attributes.decode(info, self.ctx.defaults)
+        obj = listed(info)
+        self.memory.put(obj, attrs, info.server_date)
+        found = Version.of(info)
+        old = node.version
+        same = old is None or (old.etag == found.etag and old.size == found.size) or old.same_bytes(found)
+        if not same or (attrs.kind != node.kind and node.nlookup):
+            parent.cache.entries[node.name] = Known(obj, at)
+            self.supersede(node)
+            raise PosixError(errno.ESTALE, info.key)
+        node.version = found
+        node.size = found.size
+        node.attrs = attrs
+        node.kind = attrs.kind
+        node.object_type = info.object_type
+        node.storage_class = info.storage_class
+        node.attrs_at = node.validated_at = at
+        if node.name in parent.cache.entries:
+            parent.cache.entries[node.name] = Known(obj, at)
+
+    async def refresh_dir(self, node: DirNode) -> None:
+        """Ask for the attributes of a directory's marker."""
+        key = self.ctx.inodes.key(node)
+        at = trio.current_time()
+        if not key or (node.detached and node is not self.ctx.inodes.root):
+            node.attrs = node.attrs or self.root_attrs.copy()
+            node.attrs_at = at
+            return
+        changes = node.changes
+        try:
+            info = await self.ctx.store.head(key)
+        except NotFound:
+            info = None
+        if node.changes != changes:
+            return
+        node.attrs_at = node.marker_at = at
+        if info is None:
+            node.marker = False
+            node.attrs = self.implicit_attrs()
+        else:
+            node.marker = listed(info)
+            node.attrs = attributes.decode(info, self.ctx.defaults, directory=True)
+            self.memory.put(node.marker, node.attrs, info.server_date)
+
+    def fresh(self, node: Node) -> bool:
+        """Are the attributes young enough to be answered without asking?"""
+        return trio.current_time() - node.attrs_at < self.ctx.config.ttl
+
+    async def getattr(self, node: Node) -> Stat:
+        """stat(2).  Raises ENOENT or ESTALE."""
+        if isinstance(node, DirNode):
+            if node.attrs is None or not self.fresh(node):
+                await self.refresh_dir(node)
+            return self.stat(node)
+        assert isinstance(node, FileNode)
+        if node.local or node.detached:
+            if node.attrs is None:
+                raise PosixError(errno.ESTALE)
+            return self.stat(node)
+        if node.attrs is None or not self.fresh(node):
+            try:
+                await self.refresh(node)
+            except PosixError:
+                if node.handles and node.attrs is not None:
+                    return self.stat(node)  # what the descriptor was opened on
+                raise
+        return self.stat(node)
+
+    def stat(self, node: Node) -> Stat:
+        """What is known of a node now, with the time that the kernel may believe it."""
+        ttl = self.ctx.config.ttl
+        now = trio.current_time()
+        attrs = node.attrs
+        if isinstance(node, DirNode):
+            timeout = 0.0 if attrs is None else max(0.0, ttl - (now - node.attrs_at))
+            attrs = attrs or self.root_attrs
+            return Stat(
+                ino=node.ino,
+                mode=attrs.mode,
+                nlink=1,
+                uid=attrs.uid,
+                gid=attrs.gid,
+                rdev=0,
+                size=0,
+                atime_ns=attrs.atime_ns,
+                mtime_ns=max(attrs.mtime_ns, node.changed_ns),
+                ctime_ns=max(attrs.ctime_ns, node.changed_ns),
+                entry_timeout=ttl,
+                attr_timeout=timeout,
+            )
+        assert isinstance(node, FileNode)
+        if attrs is None:
+            modified = (node.version.last_modified if node.version else 0) * attributes.NS
+            config = self.ctx.config
+            return Stat(
+                ino=node.ino,
+                mode=stat.S_IFREG | config.file_mode,
+                nlink=1,
+                uid=config.uid,
+                gid=config.gid,
+                rdev=0,
+                size=node.size,
+                atime_ns=modified,
+                mtime_ns=modified,
+                ctime_ns=modified,
+                entry_timeout=self._entry_timeout(node, now),
+                attr_timeout=0.0,
+            )
+        size = node.size
+        if node.kind == stat.S_IFLNK and node.target is not None:
+            size = len(node.target.encode())
+        elif node.kind == stat.S_IFLNK and attrs.header_target is not None:
+            size = len(attrs.header_target.encode())
+        elif node.kind not in (stat.S_IFREG, stat.S_IFLNK):
+            size = 0
+        local = node.local or node.detached
+        timeout = ttl if local else max(0.0, ttl - (now - node.attrs_at))
+        return Stat(
+            ino=node.ino,
+            mode=attrs.mode,
+            nlink=0 if node.detached else 1,
+            uid=attrs.uid,
+            gid=attrs.gid,
+            rdev=attrs.rdev,
+            size=size,
+            atime_ns=attrs.atime_ns,
+            mtime_ns=attrs.mtime_ns,
+            ctime_ns=attrs.ctime_ns,
+            entry_timeout=timeout,
+            attr_timeout=timeout,
+        )
+
+    def _entry_timeout(self, node: FileNode, now: float) -> float:
+        """Of an entry whose type is a guess.  A possible symlink must be looked up before it is followed."""
+        if node.size in SYMLINK_SIZES:
+            return 0.0
+        known = node.parent.cache.entries.get(node.name) if node.parent is not None else None
+        age = now - known.at if known is not None else self.ctx.config.ttl
+        return max(0.0, self.ctx.config.ttl - age)
+
+    # -- listings
+
+    async def read_dir(self, handle: DirHandle, offset: int) -> bool:
+        """Make sure that entry *offset* of the snapshot is there.  False: the directory ends before it."""
+        if offset == 0 and handle.entries and handle.complete:
+            handle.restart()
+        while offset >= len(handle.entries):
+            if handle.complete:
+                return False
+            await self._next_page(handle)
+        return True
+
+    async def _next_page(self, handle: DirHandle) -> None:
+        parent, cache = handle.node, handle.node.cache
+        now = trio.current_time()
+        if handle.token is None:
+            self._start_snapshot(handle, now)
+            if cache.complete(now, self.ctx.config.ttl):
+                for name, known in cache.entries.items():
+                    self._emit(handle, name, known)
+                handle.complete = True
+                return
+            if parent.detached and parent is not self.ctx.inodes.root:
+                handle.complete = True
+                return
+        assert handle.token is not None
+        prefix = self.ctx.inodes.key(parent)
+        first = handle.marker is None
+        page = await self.ctx.store.list(
+            prefix, delimiter="/", marker=handle.marker or "", max_keys=LIST_PAGE
+        )
+        if first:
+            self._note_marker(parent, page, prefix, handle.began_at)
+        found = list(self.names_of(parent, page, prefix))
+        if len(handle.entries) > CACHED_NAMES:
+            handle.mergeable = False
+        if handle.mergeable:
+            cache.merge(found, handle.began_at, handle.token, complete=False)
+        for name, obj in found:
+            if name in cache.leaving:
+                continue
+            if cache.touched_since(name, handle.token):
+                changed = cache.entries.get(name)
+                if changed is not None:
+                    self._emit(handle, name, changed)
+            else:
+                self._emit(handle, name, Known(obj, handle.began_at))
+        if page.next_marker is None:
+            if handle.mergeable:
+                everything = [(n, k.obj) for n, k in handle.entries]
+                cache.merge(everything, handle.began_at, handle.token, complete=True)
+            handle.complete = True
+        else:
+            handle.marker = page.next_marker
+
+    def _start_snapshot(self, handle: DirHandle, now: float) -> None:
+        handle.token = handle.node.cache.begin()
+        handle.began_at = now
+        # What the bucket does not have yet.
+        for name, child in handle.node.children.items():
+            if isinstance(child, FileNode) and child.local and child.version is None:
+                placeholder = ListedObject(self.ctx.inodes.key(child), child.size, "", 0)
+                self._emit(handle, name, Known(placeholder, now))
+
+    def _emit(self, handle: DirHandle, name: str, known: Known) -> None:
+        index = handle.names.get(name)
+        if index is None:
+            handle.names[name] = len(handle.entries)
+            handle.entries.append((name, known))
+        elif known.obj is None or not handle.entries[index][1].obj:
+            handle.entries[index] = (name, Known(None, known.at))
+
+    def entry(self, handle: DirHandle, name: str, known: Known) -> Node | None:
+        """The inode for an entry of a snapshot; None when it has gone since."""
+        parent = handle.node
+        child = parent.children.get(name)
+        if isinstance(child, FileNode) and child.local:
+            return child
+        if name in parent.cache.leaving:
+            return None
+        current = parent.cache.entries.get(name)
+        if current is not None and current.at >= known.at:
+            known = current
+        elif known.obj is not None and not known.obj.etag:
+            return None  # was only here, and is gone
+        elif current is None and handle.token is not None and parent.cache.touched_since(name, handle.token):
+            return None  # removed after the snapshot was taken
+        return self.node_for(parent, name, known)
+
+
+class _Single:
+    """One request at a time for one inode; the lock goes when nobody needs it."""
+
+    def __init__(self, table: dict[int, trio.Lock], ino: int) -> None:
+        self._table, self._ino = table, ino
+        self._lock = table.setdefault(ino, trio.Lock())
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._lock.release()
+        if not self._lock.locked() and self._table.get(self._ino) is self._lock:
+            del self._table[self._ino]
+
+
+def listed(info: ObjectInfo) -> ListedObject:
+    """An object as a listing would show it."""
+    return ListedObject(
+        info.key, info.size, info.etag, info.last_modified, info.object_type, info.storage_class
+    )
+
+
+async def _both(*works) -> None:  # type: ignore[no-untyped-def]
+    """Run all at once; a single failure is raised as it is, not in a group."""
+    from ossfs.fs.context import run_all
+
+    await run_all(len(works), list(works))

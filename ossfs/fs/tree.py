@@ -1,0 +1,614 @@
+"""The file system, call by call: what fuse/ translates requests into.
+
+Threading: trio thread only.
+
+Every method takes inode numbers, decoded names and plain values, and raises errors of the tree in
+ossfs.errors.  Methods that make the kernel refer to an inode (lookup, create, mkdir, symlink, mknod,
+and accepted directory entries) raise its lookup count in the step that returns, with no await
+between.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from ossfs import limits
+from ossfs.errors import AlreadyExists, NotFound, OssfsError, PosixError, StoreError
+from ossfs.fs import attrs as attributes
+from ossfs.fs.attrs import Attrs
+from ossfs.fs.budget import Budget
+from ossfs.fs.changes import Changes
+from ossfs.fs.commit import fetch
+from ossfs.fs.context import Context, Jobs
+from ossfs.fs.handles import DirHandle, FileHandle
+from ossfs.fs.hidden import HiddenKeys
+from ossfs.fs.inodes import ROOT, DirNode, FileNode, Inodes, Node, Version
+from ossfs.fs.lookup import Lookup, Stat
+from ossfs.fs.names import decode_name
+from ossfs.fs.ports import Caller, FsConfig, Journal, Kernel
+from ossfs.fs.writer import Writer, note_version
+from ossfs.metrics import Metrics
+from ossfs.store.base import BucketStat, ObjectStore
+
+log = logging.getLogger(__name__)
+
+VALIDATED = 1.0
+"""Seconds for which a GETATTR's answer counts as the revalidation of an open."""
+VIRTUAL_SIZE = 1 << 50
+"""OSS has no capacity limit: df shows one PiB free beside what is used."""
+STAT_AGE = 300.0
+"""Seconds between questions for the bucket's statistics, which lag by up to an hour anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttr:
+    """The fields that setattr(2)'s relatives change; None leaves one alone.  Times in ns."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FsStat:
+    """statvfs(3).  used and total in bytes."""
+
+    used: int
+    total: int
+    files: int
+
+
+class Tree:
+    """One mounted bucket, or the part of it below a prefix."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.hidden = HiddenKeys(ctx)
+        self.look = Lookup(ctx)
+        self.changes = Changes(self.look, self.hidden)
+        self._handles: dict[int, FileHandle] = {}
+        self._dirs: dict[int, DirHandle] = {}
+        self._next_handle = 1
+        self._bucket_stat = BucketStat(0, 0)
+        self._stat_at = float("-inf")
+        self.failed_names: list[str] = []
+        """Files whose last bytes did not reach the bucket; told by umount."""
+
+    # -- names
+
+    async def lookup(self, parent: int, raw: bytes) -> Stat:
+        """The entry of a name; the kernel refers to it from now on."""
+        directory = self.look.directory(parent)
+        name = decode_name(raw)
+        node = await self.look.lookup(directory, name)
+        if isinstance(node, DirNode) and node.attrs is not None and not self.look.fresh(node):
+            node.attrs_at = float("-inf")
+        return self._refer(node)
+
+    def _refer(self, node: Node) -> Stat:
+        self.ctx.inodes.remember(node)
+        return self.look.stat(node)
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel dropped references."""
+        self.ctx.inodes.forget(ino, count)
+
+    async def getattr(self, ino: int) -> Stat:
+        """stat(2)."""
+        return await self.look.getattr(self.look.node(ino))
+
+    def _writable(self) -> None:
+        if self.ctx.config.read_only:
+            raise PosixError(errno.EROFS)
+
+    async def mkdir(self, parent: int, raw: bytes, mode: int, caller: Caller) -> Stat:
+        """mkdir(2)."""
+        self._writable()
+        directory = self.look.directory(parent)
+        name = decode_name(raw, creating=True)
+        return self._refer(await self.changes.mkdir(directory, name, mode, caller))
+
+    async def mknod(self, parent: int, raw: bytes, mode: int, rdev: int, caller: Caller) -> Stat:
+        """mknod(2): a regular file, FIFO, socket or device node."""
+        self._writable()
+        directory = self.look.directory(parent)
+        name = decode_name(raw, creating=True)
+        if stat.S_IFMT(mode) == 0:
+            mode |= stat.S_IFREG
+        attrs = await self.changes.new_attrs(directory, name, mode, caller, rdev)
+        return self._refer(await self.changes.make_object(directory, name, attrs, b""))
+
+    async def symlink(self, parent: int, raw: bytes, target: bytes, caller: Caller) -> Stat:
+        """symlink(2): an object whose body is the target, as ossfs 1.x has it."""
+        self._writable()
+        directory = self.look.directory(parent)
+        name = decode_name(raw, creating=True)
+        if len(target) >= 4096:
+            raise PosixError(errno.ENAMETOOLONG)
+        attrs = await self.changes.new_attrs(directory, name, stat.S_IFLNK | 0o777, caller)
+        attrs.mode = stat.S_IFLNK | 0o777
+        node = await self.changes.make_object(
+            directory, name, attrs, target, target=target.decode("utf-8", "surrogateescape")
+        )
+        return self._refer(node)
+
+    async def readlink(self, ino: int) -> bytes:
+        """readlink(2)."""
+        node = self.look.file(ino)
+        if node.attrs is None:
+            await self.look.refresh(node)
+        assert node.attrs is not None
+        if node.kind != stat.S_IFLNK:
+            raise PosixError(errno.EINVAL)
+        if node.target is None:
+            if node.attrs.header_target is not None:
+                node.target = node.attrs.header_target
+            else:
+                assert node.version is not None
+                body = await fetch(self.ctx, node.version, 0, node.version.size)
+                node.target = bytes(body).decode("utf-8", "surrogateescape")
+        return node.target.encode("utf-8", "surrogateescape")
+
+    async def unlink(self, parent: int, raw: bytes) -> None:
+        """unlink(2)."""
+        self._writable()
+        await self.changes.unlink(self.look.directory(parent), decode_name(raw))
+
+    async def rmdir(self, parent: int, raw: bytes) -> None:
+        """rmdir(2)."""
+        self._writable()
+        await self.changes.rmdir(self.look.directory(parent), decode_name(raw))
+
+    async def rename(
+        self, parent: int, raw: bytes, new_parent: int, new_raw: bytes, *, no_replace: bool = False
+    ) -> None:
+        """rename(2)."""
+        self._writable()
+        await self.changes.rename(
+            self.look.directory(parent),
+            decode_name(raw),
+            self.look.directory(new_parent),
+            decode_name(new_raw, creating=True),
+            no_replace=no_replace,
+        )
+
+    # -- attributes
+
+    async def setattr(self, ino: int, change: SetAttr, fh: int | None = None) -> Stat:
+        """chmod, chown, utimes, truncate and ftruncate."""
+        self._writable()
+        node = self.look.node(ino)
+        if isinstance(node, DirNode):
+            if change.size is not None:
+                raise PosixError(errno.EISDIR)
+            await self.changes.store_dir_attrs(node, self._edit(change))
+            return self.look.stat(node)
+        assert isinstance(node, FileNode)
+        if change.size is not None:
+            await self._set_size(node, change.size, fh)
+        if any(
+            v is not None for v in (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns)
+        ):
+            await self._set_attrs(node, self._edit(change))
+        return self.look.stat(node)
+
+    def _edit(self, change: SetAttr) -> Callable[[Attrs], None]:
+        now = self.ctx.wall_ns()
+
+        def edit(attrs: Attrs) -> None:
+            if change.mode is not None:
+                attrs.mode = stat.S_IFMT(attrs.mode) | stat.S_IMODE(change.mode)
+            if change.uid is not None:
+                attrs.uid = change.uid
+            if change.gid is not None:
+                attrs.gid = change.gid
+            if change.atime_ns is not None:
+                attrs.atime_ns = change.atime_ns
+            if change.mtime_ns is not None:
+                attrs.mtime_ns = change.mtime_ns
+                attrs.stored_mtime = True
+            attrs.ctime_ns = now if change.ctime_ns is None else change.ctime_ns
+
+        return edit
+
+    async def _set_attrs(self, node: FileNode, edit: Callable[[Attrs], None]) -> None:
+        if node.writer is not None and node.attrs is not None:
+            edit(node.attrs)
+            node.writer.attributes_changed()
+            return
+        await self.changes.store_attrs(node, edit)
+
+    async def _set_size(self, node: FileNode, size: int, fh: int | None) -> None:
+        handle = self._handles.get(fh) if fh is not None else None
+        if handle is not None and handle.writer is not None and not handle.writer.ended:
+            handle.raise_latched()
+            await handle.writer.truncate(size)
+            handle.wrote = True
+            return
+        if node.writer is None:
+            await self._revalidate(node)
+            if size == node.size and node.version is not None and size > 0:
+                return
+        writer = self._writer(node)
+        await writer.truncate(size)
+        if not writer.handles:
+            # truncate(2) by path: no FLUSH will follow.
+            try:
+                await writer.commit()
+            except OssfsError:
+                await writer.discard_quietly()
+                raise
+            await self.ctx.jobs.run(writer.end_if_idle)
+
+    # -- extended attributes
+
+    async def getxattr(self, ino: int, raw: bytes) -> bytes:
+        """Raises ENODATA.  security.* and system.* are answered without asking anybody: every write
+        brings a question for security.capability."""
+        if not raw.startswith((b"user.", b"trusted.")):
+            raise PosixError(errno.ENODATA)
+        attrs = await self._attrs(self.look.node(ino))
+        try:
+            return attrs.xattrs[raw.decode()]
+        except (KeyError, UnicodeDecodeError):
+            raise PosixError(errno.ENODATA) from None
+
+    async def listxattr(self, ino: int) -> list[bytes]:
+        """The names."""
+        attrs = await self._attrs(self.look.node(ino))
+        return [name.encode() for name in attrs.xattrs]
+
+    async def setxattr(self, ino: int, raw: bytes, value: bytes) -> None:
+        """Raises ENOTSUP for names outside user. and trusted., ENOSPC over the 8 KiB of metadata."""
+        self._writable()
+        if not raw.startswith((b"user.", b"trusted.")):
+            raise PosixError(errno.ENOTSUP)
+        node = self.look.node(ino)
+        name = raw.decode("utf-8", "strict") if raw.isascii() else raw.decode("utf-8", "replace")
+        await self._attrs(node)
+
+        def edit(attrs: Attrs) -> None:
+            attrs.xattrs = {**attrs.xattrs, name: value}
+            attrs.ctime_ns = self.ctx.wall_ns()
+
+        assert node.attrs is not None
+        trial = node.attrs.copy()
+        edit(trial)
+        if not attributes.fits(trial):
+            raise PosixError(errno.ENOSPC, "the attributes take more than 8 KiB")
+        await self._change(node, edit)
+
+    async def removexattr(self, ino: int, raw: bytes) -> None:
+        """Raises ENODATA."""
+        self._writable()
+        node = self.look.node(ino)
+        attrs = await self._attrs(node)
+        name = raw.decode("utf-8", "replace")
+        if name not in attrs.xattrs:
+            raise PosixError(errno.ENODATA)
+
+        def edit(attrs: Attrs) -> None:
+            attrs.xattrs = {k: v for k, v in attrs.xattrs.items() if k != name}
+            attrs.ctime_ns = self.ctx.wall_ns()
+
+        await self._change(node, edit)
+
+    async def _change(self, node: Node, edit: Callable[[Attrs], None]) -> None:
+        if isinstance(node, DirNode):
+            await self.changes.store_dir_attrs(node, edit)
+        else:
+            assert isinstance(node, FileNode)
+            await self._set_attrs(node, edit)
+
+    async def _attrs(self, node: Node) -> Attrs:
+        await self.look.getattr(node)
+        assert node.attrs is not None
+        return node.attrs
+
+    # -- open files
+
+    async def open(self, ino: int, flags: int) -> tuple[int, bool]:
+        """open(2) of a file that exists: (handle, may the kernel keep its pages?).
+
+        Raises ESTALE when the name holds another version than this inode: the kernel looks up again.
+        """
+        node = self.look.file(ino)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable or flags & os.O_TRUNC:
+            self._writable()
+        self._forsake_failed(node)
+        if not node.local:
+            await self._revalidate(node)
+        if node.kind != stat.S_IFREG:
+            raise PosixError(errno.ESTALE if node.kind == stat.S_IFLNK else errno.ENXIO)
+        if writable and node.object_type == "Symlink":
+            raise PosixError(errno.EPERM, "a native symlink is shown as its target, read-only")
+        keep = node.version is not None and node.pages_etag == node.version.etag
+        if flags & os.O_TRUNC:
+            await self._open_truncated(node)
+            keep = False
+        handle = self._handle(node, flags)
+        if node.version is not None and not node.local:
+            node.pages_etag = node.version.etag
+        return handle, keep
+
+    async def _revalidate(self, node: FileNode) -> None:
+        if node.detached:
+            raise PosixError(errno.ESTALE)
+        try:
+            await self.look.revalidate(node, within=VALIDATED)
+        except PosixError as error:
+            if error.errno == errno.ENOENT:
+                # With ENOENT open(O_CREAT) would fail; with ESTALE the kernel looks up, and creates.
+                raise PosixError(errno.ESTALE) from None
+            raise
+
+    async def _open_truncated(self, node: FileNode) -> None:
+        writer = self._writer(node)
+        if node.size or writer.content.size or not node.local:
+            await writer.truncate(0)
+        writer.truncated_by_open()
+
+    def _forsake_failed(self, node: FileNode) -> None:
+        """New opens start from the bucket: a writer whose failure was reported keeps its old handles only."""
+        writer = node.writer
+        if writer is not None and writer.reported:
+            writer.forsake()
+            parent, name = node.parent, node.name
+            if parent is not None:
+                parent.cache.forget(name)
+                self.look.supersede(node)
+            raise PosixError(errno.ESTALE)
+
+    def _writer(self, node: FileNode, *, created: bool = False) -> Writer:
+        if node.writer is None:
+            node.writer = Writer(self.ctx, self.hidden, node, created=created)
+            node.body = None
+        return node.writer
+
+    def _handle(self, node: FileNode, flags: int) -> int:
+        access = flags & os.O_ACCMODE
+        handle = FileHandle(
+            self.ctx,
+            node,
+            readable=access != os.O_WRONLY,
+            writable=access != os.O_RDONLY,
+            appending=bool(flags & os.O_APPEND),
+        )
+        node.handles.add(handle)
+        if handle.writable:
+            handle.writer = self._writer(node)
+            handle.writer.handles.add(handle)
+        number = self._next_handle
+        self._next_handle += 1
+        self._handles[number] = handle
+        return number
+
+    async def create(
+        self, parent: int, raw: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[int, Stat]:
+        """open(2) with O_CREAT of a name that the kernel just found absent.  No request is sent.
+
+        The first commit forbids overwriting, unless O_TRUNC was given: a stale "not there" must not
+        erase somebody's file.
+        """
+        self._writable()
+        directory = self.look.directory(parent)
+        name = decode_name(raw, creating=True)
+        key = self.changes.check_new_name(directory, name)
+        attrs = await self.changes.new_attrs(directory, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
+        child = directory.children.get(name)
+        if isinstance(child, FileNode) and child.local:
+            if flags & os.O_EXCL:
+                raise PosixError(errno.EEXIST)
+            if flags & os.O_TRUNC:
+                await self._open_truncated(child)
+            return self._handle(child, flags), self._refer(child)
+        if isinstance(child, DirNode):
+            raise PosixError(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)
+        strict = flags & os.O_EXCL and self.ctx.config.excl_strict
+        version = await self.ctx.jobs.run(lambda: self._claim(key, attrs)) if strict else None
+        if directory.children.get(name) is not None:
+            self.look.supersede(directory.children[name])
+        node = self.ctx.inodes.new_file(directory, name)
+        node.attrs = attrs
+        node.attrs_at = trio.current_time()
+        self.changes.entry_changed(directory)
+        if version is not None:
+            note_version(self.ctx, node, version)
+            self._writer(node)
+        else:
+            self._writer(node, created=not flags & os.O_TRUNC).uncommitted = True
+        return self._handle(node, flags), self._refer(node)
+
+    async def _claim(self, key: str, attrs: Attrs) -> Version:
+        """-o excl=strict: an empty object at open, so that a lock file excludes other machines."""
+        if self.ctx.config.versioned:
+            raise PosixError(errno.ENOTSUP, "excl=strict on a versioned bucket", level=logging.ERROR)
+        headers = attributes.encode(attrs, write_id=secrets.token_hex(16))
+        async with self.ctx.keys.hold(key):
+            made = await self.ctx.store.put(key, [], headers, forbid_overwrite=True)
+        return Version(key, made.etag, 0, made.crc64, made.last_modified or made.server_date)
+
+    def _file_handle(self, fh: int) -> FileHandle:
+        try:
+            return self._handles[fh]
+        except KeyError:
+            raise PosixError(errno.EBADF) from None
+
+    async def read(self, fh: int, offset: int, length: int) -> bytes | memoryview:
+        """pread(2).  The result is valid until the caller next awaits."""
+        return await self._file_handle(fh).read(offset, length)
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """pwrite(2).  *data* is kept, not copied: it must not change."""
+        handle = self._file_handle(fh)
+        if handle.writer is None:
+            raise PosixError(errno.EBADF)
+        if handle.writer.ended and handle.error is None:
+            handle.writer = self._writer(handle.node)
+            handle.writer.handles.add(handle)
+        return await handle.writer.write(handle, offset, data)
+
+    async def flush(self, fh: int) -> None:
+        """close(2) of one duplicate of a descriptor."""
+        await self._file_handle(fh).flush()
+
+    async def fsync(self, fh: int) -> None:
+        """fsync(2): everything of the file into the bucket."""
+        await self._file_handle(fh).fsync()
+
+    async def release(self, fh: int) -> None:
+        """The last duplicate is closed; nobody hears of errors."""
+        handle = self._handles.pop(fh, None)
+        if handle is None:
+            return
+        failed = self.ctx.metrics.snapshot().get("commits_failed_at_release", 0)
+        await handle.release()
+        if self.ctx.metrics.snapshot().get("commits_failed_at_release", 0) > failed:
+            self.failed_names.append(handle.node.name)
+        node = handle.node
+        if node.hidden_key is not None and not node.handles:
+            await self.ctx.jobs.run(lambda: self.changes.orphan_released(node))
+
+    # -- open directories
+
+    async def opendir(self, ino: int) -> int:
+        """opendir(3)."""
+        number = self._next_handle
+        self._next_handle += 1
+        self._dirs[number] = DirHandle(self.look.directory(ino))
+        return number
+
+    async def readdir(self, fh: int, offset: int, emit: Callable[[bytes, Stat, int], bool]) -> None:
+        """Entries from *offset* on.  emit(name, stat, next offset) says whether there was room.
+
+        An entry that was accepted is one more reference of the kernel's to its inode.
+        """
+        handle = self._dirs.get(fh)
+        if handle is None:
+            raise PosixError(errno.EBADF)
+        if offset == 0 and handle.entries:
+            handle.restart()
+        while await self.look.read_dir(handle, offset):
+            # No await from here on: the snapshot must not move under the kernel's buffer.
+            while offset < len(handle.entries):
+                name, known = handle.entries[offset]
+                offset += 1
+                node = self.look.entry(handle, name, known)
+                if node is None:
+                    continue
+                if not emit(name.encode("utf-8", "surrogateescape"), self.look.stat(node), offset):
+                    self.ctx.inodes.drop_if_unused(node)
+                    return
+                self.ctx.inodes.remember(node)
+
+    async def releasedir(self, fh: int) -> None:
+        """closedir(3)."""
+        handle = self._dirs.pop(fh, None)
+        if handle is not None:
+            handle.close()
+
+    async def fsyncdir(self, ino: int) -> None:
+        """Everything that changed in the directory into the bucket."""
+        for node in self.ctx.inodes.below(self.look.directory(ino)):
+            if isinstance(node, FileNode) and node.writer is not None and node.parent is not None:
+                if node.parent.ino == ino and node.writer.dirty:
+                    await node.writer.fsync()
+
+    async def statfs(self) -> FsStat:
+        """df(1): hints.  The bucket is asked in the background, and may refuse."""
+        now = trio.current_time()
+        if now - self._stat_at >= STAT_AGE:
+            self._stat_at = now
+
+            async def ask() -> None:
+                try:
+                    self._bucket_stat = await self.ctx.store.bucket_stat()
+                except StoreError as error:
+                    log.debug("%s", error)
+
+            self.ctx.jobs.start(ask)
+        used = self._bucket_stat.storage
+        return FsStat(used, used + VIRTUAL_SIZE, self._bucket_stat.object_count)
+
+    # -- the end
+
+    def dirty_writers(self) -> list[Writer]:
+        """Files with something that the bucket does not have."""
+        return [
+            n.writer
+            for n in self.ctx.inodes.all()
+            if isinstance(n, FileNode) and n.writer is not None and n.writer.dirty and not n.detached
+        ]
+
+    async def flush_all(self) -> list[str]:
+        """Commit every dirty file.  Returns the paths of those that failed."""
+        failed: list[str] = []
+
+        async def one(writer: Writer) -> None:
+            try:
+                await writer.commit()
+            except OssfsError as error:
+                failed.append(writer.node.path() or writer.node.name)
+                log.error("%s: not in the bucket: %s", writer.node.name, error)
+
+        async with trio.open_nursery() as nursery:
+            for writer in self.dirty_writers():
+                nursery.start_soon(one, writer)
+        return failed
+
+    async def drain(self) -> list[str]:
+        """The session has ended: every inode counts as released.  Returns what could not be saved."""
+        failed = await self.flush_all()
+        for fh in list(self._handles):
+            await self.release(fh)
+        for fh in list(self._dirs):
+            await self.releasedir(fh)
+        await self.ctx.jobs.wait_idle()
+        try:
+            await self.hidden.sweep()
+        except StoreError as error:
+            log.warning("%s", error)
+        return sorted(set(failed) | set(self.failed_names))
+
+
+def make_tree(
+    store: ObjectStore,
+    config: FsConfig,
+    nursery: trio.Nursery,
+    kernel: Kernel,
+    journal: Journal,
+    metrics: Metrics,
+    *,
+    wall_ns: Callable[[], int] | None = None,
+) -> Tree:
+    """Put the parts together."""
+    ctx = Context(
+        store=store,
+        config=config,
+        jobs=Jobs(nursery),
+        kernel=kernel,
+        journal=journal,
+        metrics=metrics,
+        budget=Budget(config.memory),
+        inodes=Inodes(config.prefix),
+    )
+    if wall_ns is not None:
+        ctx.wall_ns = wall_ns
+    return Tree(ctx)
+
+
+__all__ = ["ROOT", "AlreadyExists", "FsStat", "NotFound", "SetAttr", "Tree", "limits", "make_tree"]
