@@ -472,8 +472,11 @@ def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> 
         raise ConfigError("MOUNTPOINT is empty; accepted: the path of an existing directory")
     options, flags = parse_options(arguments)
     _check_environment()
-    if isinstance(options.get("config"), str):
-        options["config"] = parse_path(options["config"])
+    try:
+        if "config" in options:
+            options["config"] = parse_path(options["config"])
+    except ValueError as error:
+        raise ConfigError(f"-o config={_show(options['config'])} {error}") from None
     path = options.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
     from_file = read_file(parse_path(path)) if path else {}
     origins = {name: f"config file {_show(path)}" for name in from_file}

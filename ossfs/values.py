@@ -27,7 +27,7 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", re.IGNORECASE)
 REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 
 CREDENTIALS_HINT: Final = (
-    "credentials come from OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN in the "
+    "credentials are accepted from OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN in the "
     "environment, or from a file named by -o passwd_file=FILE"
 )
 
