@@ -26,14 +26,12 @@ out for sending; from then on those bytes never change, and an overwrite makes n
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ossfs.fs import plan as planning
+from ossfs.fs.extents import BASE, DIRTY, SENT, STAGED, ZERO, Block, Extent, Hold, Runs, SentPart, Watch, poor
 from ossfs.fs.plan import (
-    BASE,
-    OWN,
-    ZERO,
     BaseRange,
     CopyPart,
     Fixed,
@@ -50,6 +48,7 @@ from ossfs.fs.plan import (
     ZeroRange,
     make_plan,
     part_size,
+    place_chunk,
 )
 from ossfs.limits import DEFAULT_CHUNK_SIZE, KIB, MIB
 
@@ -85,16 +84,13 @@ _LARGEST_BLOCK: Final = MIB
 _SLACK: Final = 2 * MIB
 """Dead bytes (overwritten, but inside a block that still has live ones) that are let be."""
 
-_WATCHED: Final = 64
-"""Touched runs remembered between two looks for a full chunk; beyond, the next look is at all of them."""
-
-_BASE: Final = 0
-_DIRTY: Final = 1
-_SENT: Final = 2
-_STAGED: Final = 3
-_ZERO: Final = 4
-
-_SPAN_KIND: Final = {_BASE: BASE, _DIRTY: OWN, _SENT: OWN, _STAGED: OWN, _ZERO: ZERO}
+_SPAN_KIND: Final = {
+    BASE: planning.BASE,
+    DIRTY: planning.OWN,
+    SENT: planning.OWN,
+    STAGED: planning.OWN,
+    ZERO: planning.ZERO,
+}
 
 
 class LostBytes(ValueError):
@@ -123,134 +119,8 @@ class Spill:
     start: int
     length: int
     pieces: list[memoryview]
-    sources: list[tuple[int, _Block, int, int]]
+    sources: list[Hold]
     """(file offset, block, offset in it, length): which bytes these were."""
-
-
-class _Block:
-    """A buffer in memory with dead and live bytes: one large write, or many small ones gathered."""
-
-    __slots__ = ("capacity", "fill", "frozen", "live", "sending", "view")
-
-    def __init__(self, view: memoryview, fill: int) -> None:
-        self.view = view
-        self.capacity = len(view)
-        self.fill = fill
-        self.live = 0  # bytes that extents and held parts refer to
-        self.frozen = fill  # below this, bytes never change again
-        self.sending = 0  # parts in flight that refer to it
-
-
-class _SentPart:
-    """A part of the upload in progress, in flight or done, at its place in the file."""
-
-    __slots__ = ("done", "end", "holds", "length", "live", "number", "staged", "start")
-
-    def __init__(
-        self, number: int, start: int, length: int, holds: list[tuple[int, _Block, int, int]]
-    ) -> None:
-        self.number = number
-        self.start = start
-        self.length = length
-        self.end = start + length
-        self.live = 0  # bytes that extents refer to
-        self.done = False
-        self.staged = False
-        # (file offset, block, offset in it, length), all of the part's bytes; None once dropped.
-        self.holds: list[tuple[int, _Block, int, int]] | None = holds
-
-    @property
-    def whole(self) -> bool:
-        return self.live == self.length
-
-    @property
-    def readable(self) -> bool:
-        return self.holds is not None or self.staged
-
-    def held(self, start: int, length: int) -> Iterator[tuple[int, _Block, int, int]]:
-        """The memory of the file range [start, start + length), which must be held."""
-        assert self.holds is not None
-        end = start + length
-        index = bisect_right(self.holds, start, key=lambda hold: hold[0]) - 1
-        while start < end:
-            at, block, offset, size = self.holds[index]
-            count = min(at + size, end) - start
-            yield start, block, offset + start - at, count
-            start += count
-            index += 1
-
-
-class _Extent:
-    """One extent.  Where it starts is in the map's list of starts."""
-
-    __slots__ = ("kind", "length", "offset", "source")
-
-    def __init__(
-        self, kind: int, length: int, source: _Block | _SentPart | None = None, offset: int = 0
-    ) -> None:
-        self.kind = kind
-        self.length = length
-        self.source = source
-        self.offset = offset  # in the block, for Dirty
-
-
-class _Runs:
-    """A set of offsets as sorted runs that neither overlap nor touch: which bytes are Dirty."""
-
-    __slots__ = ("ends", "starts")
-
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.ends: list[int] = []
-
-    def add(self, start: int, end: int) -> None:
-        low = bisect_left(self.ends, start)
-        high = bisect_right(self.starts, end)
-        if low < high:
-            start = min(start, self.starts[low])
-            end = max(end, self.ends[high - 1])
-        self.starts[low:high] = [start]
-        self.ends[low:high] = [end]
-
-    def remove(self, start: int, end: int) -> None:
-        low = bisect_right(self.ends, start)
-        high = bisect_left(self.starts, end)
-        if low >= high:
-            return
-        first, last = self.starts[low], self.ends[high - 1]
-        starts, ends = [], []
-        if first < start:
-            starts.append(first)
-            ends.append(start)
-        if last > end:
-            starts.append(end)
-            ends.append(last)
-        self.starts[low:high] = starts
-        self.ends[low:high] = ends
-
-    def around(self, offset: int) -> tuple[int, int] | None:
-        index = bisect_right(self.starts, offset) - 1
-        if index < 0 or self.ends[index] <= offset:
-            return None
-        return self.starts[index], self.ends[index]
-
-
-class _Watch:
-    """Offsets whose runs have grown since the last look at them; None is all runs."""
-
-    __slots__ = ("offsets",)
-
-    def __init__(self) -> None:
-        self.offsets: list[int] | None = []
-
-    def touch(self, offset: int, run_start: int) -> None:
-        offsets = self.offsets
-        if offsets is None or (offsets and offsets[-1] >= run_start and offsets[-1] <= offset):
-            return
-        if len(offsets) >= _WATCHED:
-            self.offsets = None
-        else:
-            offsets.append(offset)
 
 
 class Content:
@@ -266,16 +136,16 @@ class Content:
         self.base_size = base_size
         self._size = base_size
         self._starts: list[int] = [0] if base_size else []
-        self._extents: list[_Extent] = [_Extent(_BASE, base_size)] if base_size else []
-        self._runs = _Runs()
-        self._watch_full = _Watch()
-        self._watch_early = _Watch()
+        self._extents: list[Extent] = [Extent(BASE, base_size)] if base_size else []
+        self._runs = Runs()
+        self._watch_full = Watch()
+        self._watch_early = Watch()
         # Parts with live bytes, in file order, which is the order of their numbers.
-        self._parts: list[_SentPart] = []
+        self._parts: list[SentPart] = []
         self._part_starts: list[int] = []
         # Parts in flight of which nothing is live: their numbers are taken until they end.
-        self._dead: dict[int, _SentPart] = {}
-        self._gather: _Block | None = None
+        self._dead: dict[int, SentPart] = {}
+        self._gather: Block | None = None
         self._held = 0
         self._live = 0  # of all blocks
         self._stuck = 0  # dead bytes that the last compaction could not get rid of
@@ -300,7 +170,7 @@ class Content:
         """Whether it differs from the base, or may."""
         if self._size != self.base_size:
             return True
-        return len(self._extents) > 1 or (bool(self._extents) and self._extents[0].kind != _BASE)
+        return len(self._extents) > 1 or (bool(self._extents) and self._extents[0].kind != BASE)
 
     @property
     def sent_parts(self) -> bool:
@@ -311,7 +181,7 @@ class Content:
         """(start, length) of the bytes that only the base object holds."""
         ranges: list[tuple[int, int]] = []
         for start, extent in zip(self._starts, self._extents, strict=True):
-            if extent.kind == _BASE:
+            if extent.kind == BASE:
                 if ranges and sum(ranges[-1]) == start:
                     ranges[-1] = (ranges[-1][0], ranges[-1][1] + extent.length)
                 else:
@@ -326,7 +196,7 @@ class Content:
         for extent in self._extents:
             if at >= self.base_size:
                 break
-            if extent.kind != _BASE:
+            if extent.kind != BASE:
                 return None
             at += extent.length
         return self.read(self.base_size, self._size - self.base_size)
@@ -365,9 +235,9 @@ class Content:
             elif offset < size:
                 index = bisect_right(self._starts, offset) - 1
                 extent = self._extents[index]
-                if extent.kind == _DIRTY:
+                if extent.kind == DIRTY:
                     source = extent.source
-                    assert isinstance(source, _Block)
+                    assert isinstance(source, Block)
                     inside = offset - self._starts[index]
                     at = extent.offset + inside
                     if at >= source.frozen and inside + count <= extent.length:
@@ -397,11 +267,11 @@ class Content:
             self._compact_if_due()
 
     def _grow(self, size: int) -> None:
-        if self._extents and self._extents[-1].kind == _ZERO:
+        if self._extents and self._extents[-1].kind == ZERO:
             self._extents[-1].length += size - self._size
         else:
             self._starts.append(self._size)
-            self._extents.append(_Extent(_ZERO, size - self._size))
+            self._extents.append(Extent(ZERO, size - self._size))
         self._size = size
 
     def _stays_hole(self, offset: int, end: int, data: Buffer) -> bool:
@@ -413,15 +283,17 @@ class Content:
             index = bisect_right(self._starts, min(offset, self._size - 1)) - 1
             extent = self._extents[index]
             at = self._starts[index]
-            if extent.kind != _ZERO or (at + extent.length < end and index < len(self._extents) - 1):
+            if extent.kind != ZERO or (at + extent.length < end and index < len(self._extents) - 1):
                 return False
         return data == bytes(len(data))
 
-    def _keep(self, data: Buffer) -> list[_Extent]:
+    def _keep(self, data: Buffer) -> list[Extent]:
+        if isinstance(data, memoryview) and isinstance(data.obj, bytes) and len(data) == len(data.obj):
+            data = data.obj  # what was read from one map and is written to another
         view = memoryview(data if isinstance(data, bytes) else bytes(data))
-        return [self._dirty(_Block(view, len(view)), 0, len(view), new=True)]
+        return [self._dirty(Block(view, len(view)), 0, len(view), new=True)]
 
-    def _gathered(self, data: Buffer) -> list[_Extent]:
+    def _gathered(self, data: Buffer) -> list[Extent]:
         extents = []
         done, count = 0, len(data)
         while done < count:
@@ -436,20 +308,20 @@ class Content:
             done += take
         return extents
 
-    def _new_block(self, least: int) -> _Block:
+    def _new_block(self, least: int) -> Block:
         # As large as what is held already, so that capacity stays below twice the use.
         want = min(max(least, self._live, _LEAST_BLOCK), _LARGEST_BLOCK)
-        block = _Block(memoryview(bytearray(1 << (want - 1).bit_length())), 0)
+        block = Block(memoryview(bytearray(1 << (want - 1).bit_length())), 0)
         self._held += block.capacity
         return block
 
-    def _dirty(self, block: _Block, offset: int, length: int, *, new: bool = False) -> _Extent:
+    def _dirty(self, block: Block, offset: int, length: int, *, new: bool = False) -> Extent:
         """An extent for bytes that were just put into a block."""
         if new:
             self._held += block.capacity
         block.live += length
         self._live += length
-        return _Extent(_DIRTY, length, block, offset)
+        return Extent(DIRTY, length, block, offset)
 
     def _touch(self, offset: int) -> None:
         runs = self._runs
@@ -460,7 +332,7 @@ class Content:
         self._watch_early.touch(offset, run_start)
 
     def _look_again(self) -> None:
-        """Parts or numbers have become free: any run may be takable now."""
+        """Parts or numbers have changed: any run may be takable now."""
         self._watch_full.offsets = None
         self._watch_early.offsets = None
 
@@ -473,13 +345,13 @@ class Content:
             return index
         extent = self._extents[index - 1]
         head = offset - self._starts[index - 1]
-        tail = _Extent(extent.kind, extent.length - head, extent.source, extent.offset + head)
+        tail = Extent(extent.kind, extent.length - head, extent.source, extent.offset + head)
         extent.length = head
         self._starts.insert(index, offset)
         self._extents.insert(index, tail)
         return index
 
-    def _replace(self, start: int, end: int, new: list[_Extent]) -> None:
+    def _replace(self, start: int, end: int, new: list[Extent]) -> None:
         """Put `new` (nothing, or exactly [start, end)) in the place of what is in [start, end)."""
         if start == self._size:
             low = high = len(self._extents)
@@ -490,11 +362,7 @@ class Content:
         if new and low > 0:
             # Bytes that follow each other in file and block are one extent.
             before, first = self._extents[low - 1], new[0]
-            if (
-                before.kind == _DIRTY
-                and before.source is first.source
-                and before.offset + before.length == first.offset
-            ):
+            if _continues(before, first):
                 before.length += first.length
                 start += first.length
                 new = new[1:]
@@ -509,16 +377,16 @@ class Content:
         for extent in old:
             self._release(extent)
 
-    def _release(self, extent: _Extent) -> None:
+    def _release(self, extent: Extent) -> None:
         source = extent.source
-        if isinstance(source, _Block):
+        if isinstance(source, Block):
             self._unuse(source, extent.length)
-        elif isinstance(source, _SentPart):
+        elif isinstance(source, SentPart):
             source.live -= extent.length
             if source.live == 0:
                 self._bury(source)
 
-    def _unuse(self, block: _Block, length: int) -> None:
+    def _unuse(self, block: Block, length: int) -> None:
         block.live -= length
         self._live -= length
         if block.live == 0:
@@ -526,7 +394,7 @@ class Content:
             if block is self._gather:
                 self._gather = None
 
-    def _bury(self, part: _SentPart) -> None:
+    def _bury(self, part: SentPart) -> None:
         """Nothing of the part is in the file any more; its number is free once it is not in flight."""
         index = bisect_left(self._part_starts, part.start)
         del self._parts[index], self._part_starts[index]
@@ -536,7 +404,7 @@ class Content:
             self._dead[part.number] = part
         self._look_again()
 
-    def _unhold(self, part: _SentPart) -> None:
+    def _unhold(self, part: SentPart) -> None:
         for _, block, _, length in part.holds or ():
             self._unuse(block, length)
         part.holds = None
@@ -551,12 +419,12 @@ class Content:
     def _compact(self) -> None:
         """Move the live bytes out of blocks that are mostly dead."""
         self._gather = None
-        moved: list[tuple[_Extent, list[_Extent]]] = []
+        moved: list[tuple[Extent, list[Extent]]] = []
         index = 0
         while index < len(self._extents):
             extent = self._extents[index]
             block = extent.source
-            if isinstance(block, _Block) and _poor(block):
+            if isinstance(block, Block) and poor(block):
                 data = block.view[extent.offset : extent.offset + extent.length]
                 # A new block may lie between, so that one extent becomes two or more.
                 new = self._gathered(data) if extent.length < _KEEP else self._keep(data)
@@ -565,24 +433,27 @@ class Content:
         if moved:
             replaced = {id(extent): new for extent, new in moved}
             starts: list[int] = []
-            extents: list[_Extent] = []
+            extents: list[Extent] = []
             for start, extent in zip(self._starts, self._extents, strict=True):
                 for one in replaced.get(id(extent), [extent]):
-                    starts.append(start)
-                    extents.append(one)
+                    if extents and _continues(extents[-1], one):
+                        extents[-1].length += one.length
+                    else:
+                        starts.append(start)
+                        extents.append(one)
                     start += one.length
             self._starts, self._extents = starts, extents
             for extent, _ in moved:
                 self._release(extent)
         for part in self._parts:
-            if part.done and part.holds is not None and any(_poor(block) for _, block, _, _ in part.holds):
+            if part.done and part.holds is not None and any(poor(block) for _, block, _, _ in part.holds):
                 part.holds = [self._moved_hold(hold) for hold in part.holds]
 
-    def _moved_hold(self, hold: tuple[int, _Block, int, int]) -> tuple[int, _Block, int, int]:
+    def _moved_hold(self, hold: Hold) -> Hold:
         start, block, offset, length = hold
-        if not _poor(block):
+        if not poor(block):
             return hold
-        copy = _Block(memoryview(bytes(block.view[offset : offset + length])), length)
+        copy = Block(memoryview(bytes(block.view[offset : offset + length])), length)
         copy.live = length
         self._held += length
         self._live += length
@@ -605,12 +476,12 @@ class Content:
             inside = start - self._starts[index]
             count = min(extent.length - inside, end - start)
             source = extent.source
-            if isinstance(source, _Block):
+            if isinstance(source, Block):
                 at = extent.offset + inside
                 if freeze:
                     source.frozen = max(source.frozen, at + count)
                 pieces.append(MemoryRange(source.view[at : at + count]))
-            elif isinstance(source, _SentPart):
+            elif isinstance(source, SentPart):
                 if source.holds is None:
                     pieces.append(SentRange(source.number, start, count))
                 else:
@@ -618,9 +489,9 @@ class Content:
                         MemoryRange(block.view[at : at + size])
                         for _, block, at, size in source.held(start, count)
                     )
-            elif extent.kind == _BASE:
+            elif extent.kind == BASE:
                 pieces.append(BaseRange(start, count))
-            elif extent.kind == _ZERO:
+            elif extent.kind == ZERO:
                 pieces.append(ZeroRange(count))
             else:
                 pieces.append(SentRange(0, start, count))
@@ -667,10 +538,6 @@ class Content:
             if run is not None and run[1] - run[0] >= least:
                 chunk = self._take_from(*run, chunk_size, early)
                 if chunk is not None:
-                    after = chunk.start + chunk.length
-                    if after < run[1]:
-                        watch.offsets[-1] = run[1] - 1
-                        watch.offsets.append(after)
                     return chunk
             watch.offsets.pop()
         return None
@@ -682,7 +549,17 @@ class Content:
             start = self._parts[index - 1].end
         while start < end:
             stop = min(end, self._part_starts[index]) if index < len(self._parts) else end
-            place = self._place(start, stop, index, chunk_size, early)
+            place = place_chunk(
+                start,
+                stop,
+                before=self._fixed(index - 1) if index else None,
+                after=self._fixed(index) if index < len(self._parts) else None,
+                size=self._size,
+                busy=self._dead,
+                chunk_size=chunk_size,
+                early=early,
+                limits=self._limits,
+            )
             if place is not None:
                 return self._take(index, *place)
             if index == len(self._parts):
@@ -691,105 +568,43 @@ class Content:
             index += 1
         return None
 
-    def _place(
-        self, start: int, end: int, index: int, chunk_size: int, early: bool
-    ) -> tuple[int, int, int] | None:
-        """(number, start, length) for a chunk in [start, end), before the part at `index`.
-
-        What lies before and after, up to the neighbouring parts, must remain plannable: no gap that is
-        too short to be a part, and numbers enough to cover it.
-        """
-        limits = self._limits
-        least = limits.min_part
-        floor, before = (self._parts[index - 1].end, self._parts[index - 1].number) if index else (0, 0)
-        follows = index < len(self._parts)
-        ceiling = self._part_starts[index] if follows else self._size
-        after = self._parts[index].number if follows else limits.max_parts + 1
-
-        if 0 < start - floor < least:
-            start = floor + least
-        if start >= end:
-            return None
-        number = before + 1
-        if start > floor:
-            reserved = self._reserve(
-                start - floor, ceiling - start, after - before - 2, before, follows, chunk_size
-            )
-            if reserved is None:
-                return None
-            number += reserved
-        while number in self._dead:
-            number += 1
-
-        length = part_size(number, chunk_size, max_part=limits.max_part, max_parts=limits.max_parts)
-        if end - start < length:
-            shortest = part_size(number, least, max_part=limits.max_part, max_parts=limits.max_parts)
-            if not early or end - start < shortest:
-                return None
-            length = end - start
-        if follows and 0 < ceiling - start - length < least:
-            length = ceiling - start - least
-            if length < least:
-                return None
-        rest = ceiling - start - length
-        # An open end keeps a few numbers: the file may grow.
-        needed = self._needed(rest) if rest or not follows else 0
-        if number + needed >= after:
-            return None
-        return number, start, length
-
-    def _needed(self, length: int) -> int:
-        """Numbers to keep for a gap: as many as it must have, and a few to copy around what changed."""
-        return -(-length // self._limits.max_part) + max(1, self._limits.max_parts // 600)
-
-    def _reserve(
-        self, gap: int, rest: int, free: int, before: int, follows: bool, chunk_size: int
-    ) -> int | None:
-        """How many numbers to leave unused for a gap before a chunk; `free` are there beside its own."""
-        needed = self._needed(gap)
-        slack = free - needed - self._needed(rest)
-        if slack < 0:
-            return None
-        # One for each chunk, in case all of it is written yet.
-        extra = max(0, -(-gap // chunk_size) - needed)
-        if follows:
-            return needed + min(extra, slack * gap // (gap + rest))
-        # The first tenth of the numbers costs nothing; beyond, chunks grow with the number.
-        cheap = max(0, self._limits.max_parts // 10 - before - needed)
-        return needed + min(extra, slack // 4, cheap)
+    def _fixed(self, index: int) -> Fixed:
+        part = self._parts[index]
+        return Fixed(part.number, part.start, part.end, part.whole)
 
     def _take(self, index: int, number: int, start: int, length: int) -> Chunk:
         end = start + length
         low, high = self._split(start), self._split(end)
-        holds: list[tuple[int, _Block, int, int]] = []
+        holds: list[Hold] = []
         pieces: list[memoryview] = []
         at = start
         for extent in self._extents[low:high]:
             block = extent.source
-            assert isinstance(block, _Block)
+            assert isinstance(block, Block)
             stop = extent.offset + extent.length
             block.frozen = max(block.frozen, stop)
             block.sending += 1
             holds.append((at, block, extent.offset, extent.length))
             pieces.append(block.view[extent.offset : stop])
             at += extent.length
-        part = _SentPart(number, start, length, holds)
+        part = SentPart(number, start, length, holds)
         part.live = length
         # The blocks' live bytes pass from the extents to the part.
         self._starts[low:high] = [start]
-        self._extents[low:high] = [_Extent(_SENT, length, part)]
+        self._extents[low:high] = [Extent(SENT, length, part)]
         self._runs.remove(start, end)
         self._parts.insert(index, part)
         self._part_starts.insert(index, start)
+        self._look_again()
         return Chunk(number, start, length, pieces)
 
-    def _find(self, number: int) -> _SentPart | None:
+    def _find(self, number: int) -> SentPart | None:
         index = bisect_left(self._parts, number, key=lambda part: part.number)
         if index < len(self._parts) and self._parts[index].number == number:
             return self._parts[index]
         return None
 
-    def _landed(self, number: int) -> _SentPart | None:
+    def _landed(self, number: int) -> SentPart | None:
         """A part's request has ended; the part, unless nothing of it is live."""
         part = self._dead.pop(number, None)
         live = part is None
@@ -799,6 +614,7 @@ class Content:
             return None
         for _, block, _, _ in part.holds or ():
             block.sending -= 1
+        self._stuck = 0
         if live:
             return part
         self._unhold(part)
@@ -810,6 +626,7 @@ class Content:
         part = self._landed(number)
         if part is not None:
             part.done = True
+        self._compact_if_due()
 
     def part_failed(self, number: int) -> None:
         """The part is not in the upload: its live bytes, still held, are Dirty again."""
@@ -817,21 +634,22 @@ class Content:
         if part is not None:
             self._unsend(part)
             self._look_again()
+        self._compact_if_due()
 
-    def _unsend(self, part: _SentPart) -> None:
+    def _unsend(self, part: SentPart) -> None:
         """Forget a part that was sent: held bytes turn Dirty, others are in the staging file."""
         end = min(part.end, self._size)
         low = self._split(part.start)
         high = len(self._extents) if end == self._size else self._split(end)
         starts: list[int] = []
-        extents: list[_Extent] = []
+        extents: list[Extent] = []
         for start, extent in zip(self._starts[low:high], self._extents[low:high], strict=True):
             if extent.source is not part:
                 starts.append(start)
                 extents.append(extent)
             elif part.holds is None:
                 starts.append(start)
-                extents.append(_Extent(_STAGED, extent.length))
+                extents.append(Extent(STAGED, extent.length))
             else:
                 for at, block, offset, length in part.held(start, extent.length):
                     starts.append(at)
@@ -858,6 +676,7 @@ class Content:
             return 0
         held = self._held
         self._unhold(part)
+        self._compact_if_due()
         return held - self._held
 
     def mark_staged(self, number: int) -> None:
@@ -883,20 +702,20 @@ class Content:
     def take_spill(self, most: int) -> Spill | None:
         """Dirty bytes to move to the staging file: the longest run, at most `most` of it; or None.
 
-        They stay Dirty until `spilled`, and may be overwritten meanwhile.
+        They stay Dirty until `spilled`, and may be overwritten meanwhile.  One at a time for each file.
         """
         runs = self._runs
         if not runs.starts:
             return None
         index = max(range(len(runs.starts)), key=lambda run: runs.ends[run] - runs.starts[run])
         start, end = runs.starts[index], min(runs.ends[index], runs.starts[index] + most)
-        sources: list[tuple[int, _Block, int, int]] = []
+        sources: list[Hold] = []
         pieces: list[memoryview] = []
         at = start
         for position in range(self._split(start), self._split(end)):
             extent = self._extents[position]
             block = extent.source
-            assert isinstance(block, _Block)
+            assert isinstance(block, Block)
             stop = extent.offset + extent.length
             block.frozen = max(block.frozen, stop)
             sources.append((at, block, extent.offset, extent.length))
@@ -916,10 +735,12 @@ class Content:
                 count = min(extent.length - inside, end - start)
                 # Frozen bytes are never changed in place: the same place is the same bytes.
                 if extent.source is block and extent.offset + inside == offset:
-                    self._replace(start, start + count, [_Extent(_STAGED, count)])
+                    self._replace(start, start + count, [Extent(STAGED, count)])
                     self._runs.remove(start, start + count)
                 start += count
                 offset += count
+        self._look_again()
+        self._compact_if_due()
         return held - self._held
 
     # Making the object
@@ -948,7 +769,7 @@ class Content:
             (start, extent.length, _SPAN_KIND[extent.kind])
             for start, extent in zip(self._starts, self._extents, strict=True)
         ]
-        fixed = [Fixed(part.number, part.start, part.end, part.whole) for part in self._parts]
+        fixed = [self._fixed(index) for index in range(len(self._parts))]
         # A body is sent from memory while the plan is carried out: its bytes must not change.
         return make_plan(
             self._size, spans, fixed, limits, lambda at, length: self._pieces(at, at + length, freeze=True)
@@ -973,9 +794,11 @@ class Content:
         for part in self._dead.values():
             self._unhold(part)
         self._dead.clear()
+        self._stuck = 0
         self._look_again()
+        self._compact_if_due()
 
-    def _ranges_of(self, parts: list[_SentPart]) -> list[tuple[int, int]]:
+    def _ranges_of(self, parts: list[SentPart]) -> list[tuple[int, int]]:
         wanted = set(map(id, parts))
         return [
             (start, extent.length)
@@ -984,6 +807,10 @@ class Content:
         ]
 
 
-def _poor(block: _Block) -> bool:
-    """Mostly dead, and not on its way to the service."""
-    return 2 * block.live <= block.capacity and not block.sending
+def _continues(before: Extent, after: Extent) -> bool:
+    """Whether Dirty bytes that follow each other in the file do so in their block too."""
+    return (
+        before.kind == DIRTY
+        and before.source is after.source
+        and before.offset + before.length == after.offset
+    )

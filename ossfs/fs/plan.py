@@ -15,7 +15,7 @@ region: what lies between two sent parts gets the numbers between theirs.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -139,8 +139,8 @@ class PlanLimits:
     max_put: int = MAX_PUT_SIZE
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_part <= self.chunk_size <= self.max_part or self.max_part < 2 * self.min_part:
-            raise ValueError("part sizes must satisfy min_part <= chunk_size <= max_part >= 2 * min_part")
+        if not 1 <= self.min_part <= self.max_part // 2 or not 1 <= self.chunk_size <= self.max_part:
+            raise ValueError("min_part must be at most half of max_part, and chunk_size at most max_part")
         if self.copy_split < self.min_part or self.max_parts < 1:
             raise ValueError("copy_split below min_part, or no part numbers")
 
@@ -177,6 +177,80 @@ class Fixed:
     start: int
     end: int
     whole: bool
+
+
+def place_chunk(
+    start: int,
+    end: int,
+    *,
+    before: Fixed | None,
+    after: Fixed | None,
+    size: int,
+    busy: Container[int],
+    chunk_size: int,
+    early: bool,
+    limits: PlanLimits,
+) -> tuple[int, int, int] | None:
+    """(number, start, length) for a chunk of the Dirty bytes [start, end), or None.
+
+    `before` and `after` are the neighbouring parts, `busy` numbers that may not be given out.  What
+    lies between the chunk and its neighbours remains plannable: no gap is too short to be a part, and
+    numbers enough are left to cover each, if need be with parts of the largest size.
+    """
+    least = limits.min_part
+    floor, first = (before.end, before.number + 1) if before else (0, 1)
+    ceiling, stop = (after.start, after.number) if after else (size, limits.max_parts + 1)
+
+    if 0 < start - floor < least:
+        start = floor + least
+    if start >= end:
+        return None
+    number = first
+    if start > floor:
+        reserved = _reserve(start - floor, ceiling - start, first, stop, after is None, chunk_size, limits)
+        if reserved is None:
+            return None
+        number += reserved
+    while number in busy:
+        number += 1
+
+    length = part_size(number, chunk_size, max_part=limits.max_part, max_parts=limits.max_parts)
+    if end - start < length:
+        # The least grows with the number like the full size, so that the numbers last.
+        shortest = part_size(number, least, max_part=limits.max_part, max_parts=limits.max_parts)
+        if not early or end - start < shortest:
+            return None
+        length = end - start
+    if after and 0 < ceiling - start - length < least:
+        length = ceiling - start - least
+        if length < least:
+            return None
+    rest = ceiling - start - length
+    # An open end keeps a few numbers even when nothing is there yet: the file may grow.
+    needed = _needed(rest, limits) if rest or not after else 0
+    return (number, start, length) if number + needed < stop else None
+
+
+def _needed(length: int, limits: PlanLimits) -> int:
+    """Numbers to keep for a gap: as many as it must have, and a few to copy around what changed."""
+    return _count(length, limits.max_part) + max(1, limits.max_parts // 600)
+
+
+def _reserve(
+    gap: int, rest: int, first: int, stop: int, open_end: bool, chunk_size: int, limits: PlanLimits
+) -> int | None:
+    """How many of the numbers [first, stop) to leave to a gap before a chunk; None if it cannot be."""
+    needed = _needed(gap, limits)
+    slack = stop - first - 1 - needed - _needed(rest, limits)
+    if slack < 0:
+        return None
+    # One for each chunk, in case all of it is written yet.
+    extra = max(0, _count(gap, chunk_size) - needed)
+    if not open_end:
+        return needed + min(extra, slack * gap // (gap + rest))
+    # The first tenth of the numbers costs nothing; beyond, chunks grow with the number.
+    cheap = max(0, limits.max_parts // 10 - first - needed)
+    return needed + min(extra, slack // 4, cheap)
 
 
 Body = Callable[[int, int], list[Piece]]
@@ -362,7 +436,8 @@ class _Planner:
     def _pieces(self, items: list[_Item], room: int) -> tuple[int, int]:
         """The finest sizes to cut copies and puts to for which the numbers suffice."""
         most = self._limits.max_part
-        copy, put = min(self._limits.copy_split, most), self._limits.chunk_size
+        copy = min(self._limits.copy_split, most)
+        put = max(self._limits.chunk_size, self._limits.min_part)
         while self._tally(items, copy, put) > room:
             # Coarser copies only cost parallelism, coarser puts cost the caller memory.
             if copy < most:
