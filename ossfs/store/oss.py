@@ -556,7 +556,7 @@ class OssStore:
             "POST",
             key,
             finish,
-            params={"uploads": ""},
+            params={"uploads": "", "encoding-type": "url"},
             headers=sent,
             once=True,
         )
@@ -636,7 +636,8 @@ class OssStore:
 
         def finish(response: Response) -> PutResult:
             self._compare(whole_crc(parts), response.headers)
-            made = parse_xml(response.read()).findtext("ETag", "").strip('"')
+            # It is done: what the headers say is enough, a body that cannot be read is no failure.
+            made = etag_of(response.headers) or parse_xml(response.read()).findtext("ETag", "").strip('"')
             return put_result(response.headers, made)
 
         return await self._run(
@@ -644,7 +645,7 @@ class OssStore:
             "POST",
             key,
             finish,
-            params={"uploadId": upload_id},
+            params={"uploadId": upload_id, "encoding-type": "url"},
             headers=headers,
             body=[document],
             once=True,
