@@ -13,7 +13,7 @@ import re
 
 import trio
 
-from ossfs.fs.context import Context
+from ossfs.fs.context import Context, run_all
 from ossfs.limits import GIB, MIB
 from ossfs.store.base import ObjectHeaders, PartResult
 
@@ -79,15 +79,12 @@ class HiddenKeys:
         ctx.journal.upload_started(key, upload)
         try:
             parts: list[PartResult] = []
-            limiter = trio.CapacityLimiter(16)
 
             async def one(number: int) -> None:
-                async with limiter:
-                    parts.append(await ctx.store.copy_part(key, upload, number, source, 0, size, etag=etag))
+                parts.append(await ctx.store.copy_part(key, upload, number, source, 0, size, etag=etag))
 
-            async with trio.open_nursery() as nursery:
-                for number in range(1, BIG_ZERO // size + 1):
-                    nursery.start_soon(one, number)
+            numbers = range(1, BIG_ZERO // size + 1)
+            await run_all(16, [lambda n=n: one(n) for n in numbers])  # type: ignore[misc]
             parts.sort(key=lambda p: p.number)
             made = await ctx.store.complete(key, upload, parts)
         except BaseException:

@@ -208,9 +208,9 @@ class Reader:
             if not exact and at != start and stop - at < min(FIRST, goal - at):
                 return
             length = min(stop - at, self._block_length(at, exact))
-            if at > start and not exact and length < self._block_length(at, exact) // 2:
-                if at + length < self.version.size:
-                    return  # wait until a decent block fits: few requests beat many
+            stub = length < self._block_length(at, exact) // 2 and at + length < self.version.size
+            if at > start and not exact and stub:
+                return  # wait until a decent block fits: few requests beat many
             if self._start(at, length, floor=at == start) is None:
                 return
             at += length

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ossfs import limits
-from ossfs.errors import AlreadyExists, NotFound, OssfsError, PosixError, StoreError
+from ossfs.errors import OssfsError, PosixError, StoreError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.budget import Budget
@@ -30,7 +29,7 @@ from ossfs.fs.commit import fetch
 from ossfs.fs.context import Context, Jobs
 from ossfs.fs.handles import DirHandle, FileHandle
 from ossfs.fs.hidden import HiddenKeys
-from ossfs.fs.inodes import ROOT, DirNode, FileNode, Inodes, Node, Version
+from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
 from ossfs.fs.lookup import Lookup, Stat
 from ossfs.fs.names import decode_name
 from ossfs.fs.ports import Caller, FsConfig, Journal, Kernel
@@ -523,10 +522,9 @@ class Tree:
 
     async def fsyncdir(self, ino: int) -> None:
         """Everything that changed in the directory into the bucket."""
-        for node in self.ctx.inodes.below(self.look.directory(ino)):
-            if isinstance(node, FileNode) and node.writer is not None and node.parent is not None:
-                if node.parent.ino == ino and node.writer.dirty:
-                    await node.writer.fsync()
+        for node in list(self.look.directory(ino).children.values()):
+            if isinstance(node, FileNode) and node.writer is not None and node.writer.dirty:
+                await node.writer.fsync()
 
     async def statfs(self) -> FsStat:
         """df(1): hints.  The bucket is asked in the background, and may refuse."""
@@ -610,5 +608,3 @@ def make_tree(
         ctx.wall_ns = wall_ns
     return Tree(ctx)
 
-
-__all__ = ["ROOT", "AlreadyExists", "FsStat", "NotFound", "SetAttr", "Tree", "limits", "make_tree"]

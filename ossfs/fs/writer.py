@@ -294,7 +294,7 @@ class Writer:
         return replace(attrs, carried=replace(attrs.carried, tagging=tagging or None))
 
     def _retain(self) -> None:
-        """Keep the bytes of the first part and the last few; all while memory is plenty and somebody reads."""
+        """Keep the bytes of the first part and the last few; all of them while somebody may read."""
         if self.lock.locked() and self._in_flight == {}:
             return  # a commit is about to plan with them
         held = self.content.held_parts()

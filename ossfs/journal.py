@@ -1,0 +1,158 @@
+"""What a dead mount would leave in the bucket, written down before it can be left there.
+
+Listings of uploads carry no metadata, so which unfinished uploads are ours is known only from here.
+Each mount appends to a file of its own in the state directory, JSON lines, and holds a lock on it
+for its life: a file whose lock is free belongs to a dead mount, and the next mount of this host
+sweeps what it names.  Other hosts' leftovers are not known here and are left alone.
+
+Threading: `Journal` is used from the trio thread; a line is one write(2), and is not fsynced: what
+a power failure forgets is an unfinished upload, never data.  `sweep` is async.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+
+from ossfs.errors import NotFound, StoreError
+from ossfs.store.base import ObjectStore
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".journal"
+
+
+class FileJournal:
+    """Implements fs.ports.Journal.  Raises OSError when the directory cannot be used."""
+
+    def __init__(self, directory: str, mount_id: str, bucket: str, endpoint: str) -> None:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.path = os.path.join(directory, mount_id + SUFFIX)
+        self._fd = os.open(
+            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._open: set[tuple[str, str]] = set()
+        self._write({"do": "mount", "bucket": bucket, "endpoint": endpoint})
+
+    def _write(self, line: dict[str, str]) -> None:
+        try:
+            os.write(self._fd, json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            log.error("journal %s: %s", self.path, error.strerror)
+
+    def upload_started(self, key: str, upload_id: str) -> None:
+        """A multipart upload exists."""
+        self._open.add((key, upload_id))
+        self._write({"do": "upload", "key": key, "id": upload_id})
+
+    def upload_ended(self, key: str, upload_id: str) -> None:
+        """It was completed or aborted."""
+        self._open.discard((key, upload_id))
+        self._write({"do": "ended", "key": key, "id": upload_id})
+
+    def hidden_created(self, key: str, *, restore_to: str | None = None) -> None:
+        """A hidden object is about to be made; with restore_to it is the only copy of that key."""
+        self._open.add((key, ""))
+        line = {"do": "hidden", "key": key}
+        if restore_to is not None:
+            line["restore_to"] = restore_to
+        self._write(line)
+
+    def hidden_deleted(self, key: str) -> None:
+        """It is gone."""
+        self._open.discard((key, ""))
+        self._write({"do": "deleted", "key": key})
+
+    def close(self) -> None:
+        """The mount ended in order; the file goes when it names nothing any more."""
+        if not self._open:
+            os.unlink(self.path)
+        os.close(self._fd)
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """What one dead mount's journal still names."""
+
+    path: str
+    bucket: str = ""
+    endpoint: str = ""
+    uploads: set[tuple[str, str]] = field(default_factory=set)
+    hidden: dict[str, str | None] = field(default_factory=dict)
+
+
+def read(path: str) -> Leftovers:
+    """What a journal names.  A damaged line (a torn last write) is passed over."""
+    found = Leftovers(path)
+    with open(path, "rb") as file:
+        for raw in file:
+            try:
+                line = json.loads(raw)
+                match line["do"]:
+                    case "mount":
+                        found.bucket, found.endpoint = line["bucket"], line["endpoint"]
+                    case "upload":
+                        found.uploads.add((line["key"], line["id"]))
+                    case "ended":
+                        found.uploads.discard((line["key"], line["id"]))
+                    case "hidden":
+                        found.hidden[line["key"]] = line.get("restore_to")
+                    case "deleted":
+                        found.hidden.pop(line["key"], None)
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s: a damaged line is passed over", path)
+    return found
+
+
+async def sweep(store: ObjectStore, directory: str, bucket: str, endpoint: str) -> int:
+    """Clean up after the dead mounts of this host that had this bucket.  Returns what was removed."""
+    removed = 0
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return 0
+    for name in names:
+        if not name.endswith(SUFFIX):
+            continue
+        path = os.path.join(directory, name)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        try:
+            left = read(path)
+            if (left.bucket, left.endpoint) == (bucket, endpoint):
+                removed += await _clean(store, left)
+                os.unlink(path)
+        except StoreError as error:
+            log.warning("%s stays for the next mount: %s", path, error)
+        finally:
+            os.close(fd)
+    return removed
+
+
+async def _clean(store: ObjectStore, left: Leftovers) -> int:
+    removed = 0
+    for key, upload_id in sorted(left.uploads):
+        await store.abort(key, upload_id)
+        log.info("aborted an upload of %s that a dead mount left", key)
+        removed += 1
+    for key, restore_to in sorted(left.hidden.items()):
+        if restore_to is not None:
+            try:
+                await store.copy(key, restore_to)
+                log.warning("%s: its old version is put back; a dead mount had not finished it", restore_to)
+            except NotFound:
+                continue  # it had not been copied yet, so the original was not touched
+        await store.delete(key)
+        removed += 1
+    return removed

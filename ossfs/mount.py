@@ -1,0 +1,376 @@
+"""One mount from beginning to end: the only place that wires the parts together.
+
+Threading: `run` starts the trio loop in the thread that calls it and returns when the mount has
+ended and everything is in the bucket.  Worker threads (HTTP, invalidation) are started below it, so
+a process that goes into the background must fork before (daemon.py).
+
+The order at the end matters.  umount(8) and sync(2) do not wait for us, and the kernel may drop
+queued RELEASEs: when the session has ended every inode counts as released, and the process stays
+until the last file is in the bucket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+
+import pyfuse3
+import trio
+
+from ossfs import __version__, journal, logs
+from ossfs.config import MountConfig
+from ossfs.control import ControlTarget, ProgressReport, serve_control
+from ossfs.errors import MountError, StoreError
+from ossfs.fs.ports import FsConfig, Journal, NoJournal
+from ossfs.fs.tree import Tree, make_tree
+from ossfs.fuse.guard import Guard
+from ossfs.fuse.kernel import KernelCaches, mount_options, tune
+from ossfs.fuse.ops import Operations
+from ossfs.metrics import Metrics
+from ossfs.preflight import explain
+from ossfs.registry import Registration, Registry
+from ossfs.store.base import ObjectStore
+from ossfs.store.credentials import CredentialsProvider, load_credentials
+from ossfs.store.oss import StoreConfig, open_store
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 1024
+"""Requests of the kernel that may wait at a time.  When all are taken nothing is read any more, not even
+the request that would free what they wait for."""
+PREFLIGHT_TIMEOUT = 20.0
+"""Seconds for the one LIST that proves endpoint, credentials, bucket and prefix: a person waits."""
+UMOUNT_NOFOLLOW = 8
+MNT_DETACH = 2
+
+
+def run(config: MountConfig, ready: Callable[[], None]) -> int:
+    """Mount, call *ready* once it is usable, serve until it is unmounted; the exit status.
+
+    1 when files did not reach the bucket.  Raises UserError with the reason when it cannot be mounted.
+    """
+    credentials = load_credentials(config.bucket, config.passwd_file, os.environ)
+    registry = Registry()
+    where = (config.bucket, config.prefix, config.endpoint_url)
+    left = registry.wait_for_predecessors(*where, report=log.info)
+    if left:
+        raise MountError(
+            f"process {left[0].pid} still uploads files of an earlier mount of {config.source}; wait for it, "
+            "or end it and lose them"
+        )
+    with registry.register(
+        bucket=config.bucket, prefix=config.prefix, endpoint=config.endpoint_url, mountpoint=config.mountpoint
+    ) as registration:
+        failed = trio.run(_Mount(config, credentials, registration, ready).run)
+    return 1 if failed else 0
+
+
+class _Mount:
+    def __init__(
+        self,
+        config: MountConfig,
+        credentials: CredentialsProvider,
+        registration: Registration,
+        ready: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.credentials = credentials
+        self.registration = registration
+        self.ready = ready
+        self.metrics = Metrics()
+
+    async def run(self) -> list[str]:
+        config = self.config
+        store_config = StoreConfig(
+            bucket=config.bucket,
+            endpoint=config.endpoint_url,
+            region=config.signing_region,
+            ca_file=config.ca_file,
+            encrypt=config.encrypt,
+            max_connections=config.connections,
+            call_timeout=config.op_timeout,
+        )
+        async with open_store(store_config, self.credentials, self.metrics) as store:
+            await self._preflight(store)
+            versioned = await self._versioning(store)
+            record = self._journal()
+            try:
+                return await self._serve(store, record, versioned)
+            finally:
+                if isinstance(record, journal.FileJournal):
+                    record.close()
+
+    async def _preflight(self, store: ObjectStore) -> None:
+        prefix = f"{self.config.prefix}/" if self.config.prefix else ""
+        once: ObjectStore = getattr(store, "once", store)
+        try:
+            with trio.move_on_after(PREFLIGHT_TIMEOUT) as scope:
+                await once.list(prefix, delimiter="/", max_keys=1)
+        except StoreError as error:
+            if not error.retryable or error.errno == errno.ETIMEDOUT or error.status == 0:
+                raise explain(error, self.config) from error
+            try:
+                await store.list(prefix, delimiter="/", max_keys=1)
+            except StoreError as again:
+                raise explain(again, self.config) from again
+        if scope.cancelled_caught:
+            raise MountError(
+                f"cannot mount {self.config.source}: {self.config.endpoint_url} did not answer within "
+                f"{PREFLIGHT_TIMEOUT:.0f} seconds; check endpoint, region and the network"
+            )
+
+    async def _versioning(self, store: ObjectStore) -> bool:
+        try:
+            info = await store.bucket_info()
+        except StoreError as error:
+            log.info("the bucket's versioning is not known (%s); taken as never enabled", error)
+            return False
+        if info.versioning:
+            log.warning(
+                "versioning of %s is %s: the service ignores forbid-overwrite there, so two machines that "
+                "create one file at the same moment are told apart only by a look beforehand",
+                info.name,
+                info.versioning,
+            )
+            if self.config.excl == "strict":
+                raise MountError(
+                    f"excl=strict cannot be kept on {info.name}, whose versioning is {info.versioning}; "
+                    "accepted there: excl=local"
+                )
+        return bool(info.versioning)
+
+    def _journal(self) -> Journal:
+        try:
+            return journal.FileJournal(
+                self.config.state_dir,
+                self.registration.mount_id,
+                self.config.bucket,
+                self.config.endpoint_url,
+            )
+        except OSError as error:
+            log.warning(
+                "no journal in %s (%s): uploads that a crash leaves are not cleaned up by themselves",
+                self.config.state_dir,
+                error.strerror,
+            )
+            return NoJournal()
+
+    async def _serve(self, store: ObjectStore, record: Journal, versioned: bool) -> list[str]:
+        config = self.config
+        kernel = KernelCaches()
+        async with trio.open_nursery() as jobs:
+            tree = make_tree(
+                store,
+                self._fs_config(versioned),
+                jobs,
+                kernel,
+                record,
+                self.metrics,
+            )
+            guard = Guard(config.op_timeout, self.metrics, self._progress)
+            options = mount_options(config.source, allow_other=config.allow_other, read_only=config.ro)
+            try:
+                pyfuse3.init(Operations(tree, guard), config.mountpoint, options)
+            except RuntimeError as error:
+                raise MountError(
+                    f"cannot mount at {config.mountpoint}: {error}; see what fusermount3 said above"
+                ) from error
+            failed: list[str] = []
+            try:
+                failed = await self._session(store, tree, kernel, guard)
+            finally:
+                with trio.CancelScope(shield=True):
+                    pyfuse3.close()
+            jobs.cancel_scope.cancel()
+        return failed
+
+    def _fs_config(self, versioned: bool) -> FsConfig:
+        config = self.config
+        return FsConfig(
+            prefix=f"{config.prefix}/" if config.prefix else "",
+            mount_id=self.registration.mount_id,
+            hostname=socket.gethostname(),
+            ttl=config.ttl,
+            negative_ttl=config.negative_ttl,
+            chunk_size=config.chunk_size,
+            memory=config.memory,
+            uid=config.owner,
+            gid=config.group,
+            file_mode=config.default_file_mode,
+            dir_mode=config.default_dir_mode,
+            read_only=config.ro,
+            flush_always=config.flush == "always",
+            excl_strict=config.excl == "strict",
+            op_timeout=config.op_timeout,
+            versioned=versioned,
+            connections=config.connections,
+        )
+
+    def _progress(self) -> int:
+        return sum(v for k, v in self.metrics.snapshot().items() if k.startswith("bytes_"))
+
+    async def _session(self, store: ObjectStore, tree: Tree, kernel: KernelCaches, guard: Guard) -> list[str]:
+        config = self.config
+        kernel.start()
+        target = _Target(self, tree)
+        ended = trio.Event()
+
+        async with trio.open_nursery() as around:
+            around.start_soon(guard.watch)
+            around.start_soon(self._sweep, store)
+            around.start_soon(self._signals, tree)
+            await around.start(serve_control, self.registration.socket, target)
+
+            async def serve() -> None:
+                await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+                ended.set()
+
+            around.start_soon(serve)
+            await trio.to_thread.run_sync(tune, config.mountpoint)
+            self.registration.set_state("mounted")
+            log.info("%s is mounted at %s", config.source, config.mountpoint)
+            self.ready()
+            await ended.wait()
+            self.registration.set_state("draining")
+            pending = len(tree.dirty_writers())
+            if pending:
+                log.info("%s is unmounted; %d files are still to be uploaded", config.mountpoint, pending)
+            failed = await tree.drain()
+            target.failed = failed
+            target.drained.set()
+            await target.answered()
+            around.cancel_scope.cancel()
+        kernel.stop()
+        for name in failed:
+            log.error("%s did not reach the bucket", name)
+        log.info("%s has ended", config.source)
+        return failed
+
+    async def _sweep(self, store: ObjectStore) -> None:
+        try:
+            await journal.sweep(store, self.config.state_dir, self.config.bucket, self.config.endpoint_url)
+        except OSError as error:
+            log.warning("leftovers of dead mounts: %s", error)
+
+    async def _signals(self, tree: Tree) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as received:
+            async for number in received:
+                if number == signal.SIGUSR1:
+                    logs.toggle_debug()
+                    continue
+                log.info("%s: unmounting", signal.Signals(number).name)
+                await tree.flush_all()
+                try:
+                    await trio.to_thread.run_sync(_unmount, self.config.mountpoint, False)
+                except OSError as error:
+                    log.warning(
+                        "%s: %s; programs that still use it lose it", self.config.mountpoint, error.strerror
+                    )
+                    try:
+                        await trio.to_thread.run_sync(_unmount, self.config.mountpoint, True)
+                    except OSError as again:
+                        log.error("%s: %s", self.config.mountpoint, again.strerror)
+                    pyfuse3.terminate()
+
+
+class _Target(ControlTarget):
+    """What the control socket asks of a mount."""
+
+    def __init__(self, mount: _Mount, tree: Tree) -> None:
+        self._mount = mount
+        self._tree = tree
+        self.drained = trio.Event()
+        self.failed: list[str] = []
+        self._unmounting = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def answered(self) -> None:
+        """Until everybody who asked for the unmount knows how it ended."""
+        while self._unmounting:
+            await self._idle.wait()
+
+    def status(self) -> dict[str, object]:
+        """See ControlTarget."""
+        config, tree = self._mount.config, self._tree
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "source": config.source,
+            "endpoint": config.endpoint_url,
+            "mountpoint": config.mountpoint,
+            "state": self._mount.registration.record.state,
+            "files_pending": len(tree.dirty_writers()),
+            "memory_used": tree.ctx.budget.used,
+            "memory_peak": tree.ctx.budget.peak,
+            "memory_limit": tree.ctx.budget.limit,
+            "inodes": len(tree.ctx.inodes),
+            "counters": self._mount.metrics.snapshot(),
+        }
+
+    async def flush(self, progress: ProgressReport) -> list[str]:
+        """See ControlTarget."""
+        failed: list[str] = []
+
+        async def work(scope: trio.CancelScope) -> None:
+            failed.extend(await self._tree.flush_all())
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, nursery.cancel_scope)
+            nursery.start_soon(self._tell, progress)
+        return failed
+
+    async def unmount(self, progress: ProgressReport) -> list[str]:
+        """See ControlTarget."""
+        if self._unmounting == 0:
+            self._idle = trio.Event()
+        self._unmounting += 1
+        try:
+            failed = await self.flush(progress)
+            if not self.drained.is_set():
+                await trio.to_thread.run_sync(_unmount, self._mount.config.mountpoint, False)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._tell, progress)
+                    await self.drained.wait()
+                    nursery.cancel_scope.cancel()
+            return sorted({*failed, *self.failed})
+        finally:
+            self._unmounting -= 1
+            if self._unmounting == 0:
+                self._idle.set()
+
+    async def _tell(self, progress: ProgressReport) -> None:
+        sent = self._mount.metrics.snapshot().get("bytes_sent", 0)
+        while True:
+            writers = self._tree.dirty_writers()
+            done = self._mount.metrics.snapshot().get("bytes_sent", 0) - sent
+            left = sum(w.pending_bytes for w in writers)
+            await progress({"files": len(writers), "bytes_done": done, "bytes_total": done + left})
+            await trio.sleep(0.25)
+
+
+def _unmount(mountpoint: str, lazily: bool) -> None:
+    """Blocking.  Raises OSError (EBUSY) when it is in use and not *lazily*.
+
+    For root it is the system call itself: umount(8) might call a helper that asks us to unmount.
+    """
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazily else 0)
+        if libc.umount2(os.fsencode(mountpoint), flags) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return
+    command = ["fusermount3", "-u", *(["-z"] if lazily else []), "--", mountpoint]
+    done = subprocess.run(  # noqa: S603  a fixed program, and a path after "--"
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        raise OSError(errno.EBUSY, os.fsdecode(done.stderr).strip() or "fusermount3 failed")
