@@ -185,7 +185,7 @@ class _Server:
     async def _answer(self, stream: trio.SocketStream, line: bytes) -> None:
         try:
             request = json.loads(line)
-        except ValueError:  # UnicodeDecodeError and RecursionError's kin included
+        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             request = None
         op = request.get("op") if isinstance(request, dict) else None
         if op == "status":
