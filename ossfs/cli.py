@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ossfs import __version__
+from ossfs.daemon import user_error_in
 from ossfs.errors import MountError, UserError
 
 if TYPE_CHECKING:
@@ -290,6 +291,8 @@ def serve(
 
     try:
         server.serve(config, on_ready=on_ready)
+    except server.ServerError as error:
+        raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"cannot serve {directory} at {host}:{port}: {error.strerror or error}") from None
     return 0
@@ -336,15 +339,18 @@ def run(arguments: list[str] | None = None) -> int:
         return 2
     try:
         result = app(args=arguments, prog_name="ossfs", standalone_mode=False)
-    except UserError as error:
+    except (UserError, BaseExceptionGroup) as caught:
+        error = user_error_in(caught)
+        if error is None:
+            raise
         _complain(" ".join(str(error).split("\n")))
         return 1
-    except typer.TyperException as error:
-        message = " ".join(error.format_message().split())
-        context = getattr(error, "ctx", None)
+    except typer.TyperException as misuse:
+        message = " ".join(misuse.format_message().split())
+        context = getattr(misuse, "ctx", None)
         command = context.command_path if context is not None else "ossfs"
-        _complain(f"{message.rstrip('.')}; see {command} --help" if error.exit_code == 2 else message)
-        return error.exit_code
+        _complain(f"{message.rstrip('.')}; see {command} --help" if misuse.exit_code == 2 else message)
+        return misuse.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
     return result if isinstance(result, int) else 0

@@ -100,20 +100,29 @@ def _run_child(child: Child, writer: int) -> NoReturn:
         status = child(ready)
         if pipe is not None and status == 0:
             say("the mount ended before it was usable; see the log")
-    except UserError as error:
-        if pipe is None:
-            log.error("%s", error)
-        say(str(error))
     except KeyboardInterrupt:
         status = 130
-    except BaseException:
-        log.critical("ossfs ends because of an error that nobody foresaw", exc_info=True)
+    except BaseException as caught:
+        error = user_error_in(caught)
+        if error is None:
+            log.critical("ossfs ends because of an error that nobody foresaw", exc_info=True)
+        else:
+            if pipe is None:
+                log.error("%s", error)
+            say(str(error))
     finally:
         try:
             logging.shutdown()
         finally:
             # Not sys.exit: what the parent wanted to do at its exit is not for the child to do.
             os._exit(status)
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The UserError that *error* is, or that is the only thing in it: trio's nurseries raise groups."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, UserError) else None
 
 
 def _leave_terminal() -> None:

@@ -68,6 +68,8 @@ def test_the_parent_returns_when_the_child_is_usable_and_the_child_runs_on(tmp_p
     [
         ("raise MountError('there is no bucket x; create it')", "ossfs: there is no bucket x; create it"),
         ("raise ConfigError('é ' + 'x' * 100000)", "ossfs: é xxx"),
+        ("raise ExceptionGroup('x', [ExceptionGroup('y', [MountError('deep')])])", "ossfs: deep"),
+        ("raise ExceptionGroup('x', [MountError('a'), ValueError('b')])", "ended unexpectedly"),
         ("return 0", "ended before it was usable"),
         ("return 3", "ended unexpectedly before the mount was usable; see the log"),
         ("os._exit(0)", "ended unexpectedly"),
