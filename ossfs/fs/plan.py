@@ -28,6 +28,8 @@ on: below, fetching it costs less than the two requests that leaving it out woul
 _ZERO_PIECES: Final = 16
 """A hole is cut into about this many parts at most before they grow beyond `copy_split`."""
 
+_SQUEEZE_STEPS: Final = 64
+
 
 class TooBig(ValueError):
     """The file cannot be an object: it needs more parts, or larger ones, than there may be."""
@@ -225,29 +227,33 @@ def place_chunk(
         length = ceiling - start - least
         if length < least:
             return None
-    rest = ceiling - start - length
-    # An open end keeps a few numbers even when nothing is there yet: the file may grow.
-    needed = _needed(rest, limits) if rest or not after else 0
+    needed = _needed(ceiling - start - length, chunk_size, limits, open_end=after is None)
     return (number, start, length) if number + needed < stop else None
 
 
-def _needed(length: int, limits: PlanLimits) -> int:
-    """Numbers to keep for a gap: as many as it must have, and a few to copy around what changed."""
-    return _count(length, limits.max_part) + max(1, limits.max_parts // 600)
+def _needed(gap: int, chunk_size: int, limits: PlanLimits, *, open_end: bool = False) -> int:
+    """Numbers to keep for a gap: as many as it must have, and a few to copy around what changed; not
+    more than one for each chunk, except at the open end: the file may grow there."""
+    needed = _count(gap, limits.max_part) + max(1, limits.max_parts // 600)
+    return needed if open_end else min(needed, _count(gap, min(chunk_size, limits.max_part)))
 
 
 def _reserve(
     gap: int, rest: int, first: int, stop: int, open_end: bool, chunk_size: int, limits: PlanLimits
 ) -> int | None:
-    """How many of the numbers [first, stop) to leave to a gap before a chunk; None if it cannot be."""
-    needed = _needed(gap, limits)
-    slack = stop - first - 1 - needed - _needed(rest, limits)
+    """How many of the numbers [first, stop) to leave to a gap before a chunk; None if it cannot be.
+
+    `rest` is what is there from the chunk on.
+    """
+    after = max(0, rest - chunk_size)
+    needed = _needed(gap, chunk_size, limits)
+    slack = stop - first - 1 - needed - _needed(after, chunk_size, limits, open_end=open_end)
     if slack < 0:
         return None
     # One for each chunk, in case all of it is written yet.
     extra = max(0, _count(gap, chunk_size) - needed)
     if not open_end:
-        return needed + min(extra, slack * gap // (gap + rest))
+        return needed + min(extra, _count(slack * gap, gap + after))
     # The first tenth of the numbers costs nothing; beyond, chunks grow with the number.
     cheap = max(0, limits.max_parts // 10 - first - needed)
     return needed + min(extra, slack // 4, cheap)
@@ -420,9 +426,11 @@ class _Planner:
         lengths = sorted(
             {length for kind, length in spans if kind != OWN and length >= self._limits.min_part}
         )
+        # Each try walks all spans: of very many lengths a few dozen steps are near enough.
+        lengths = lengths[:: max(1, len(lengths) // _SQUEEZE_STEPS)]
         most = self._limits.max_part
         low, high = 0, len(lengths)
-        # Absorbing all of them always fits (the caller checked), so that a search finds a fit.
+        # Absorbing all of them always fits, the caller checked that.
         best: list[_Item] | None = None
         while low < high:
             middle = (low + high) // 2
