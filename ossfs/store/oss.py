@@ -72,6 +72,7 @@ T = TypeVar("T")
 # oss2 writes the canonical request, security token included, into its debug log.
 logging.getLogger("oss2").setLevel(logging.WARNING)
 
+_ENDPOINT: Final = re.compile(r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?/?\Z")
 _UNXML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 """Characters that XML 1.0 cannot carry in any form."""
 
@@ -214,6 +215,10 @@ class OssStore:
         self._metrics = metrics
         self._workers = workers
         self._name = config.bucket
+        if not _ENDPOINT.match(config.endpoint):
+            raise ConfigError(
+                f"endpoint {config.endpoint} cannot be used: it is http://HOST[:PORT] or https://HOST[:PORT]"
+            )
         try:
             self._bucket = oss2.Bucket(
                 make_auth(credentials, config.region),
@@ -226,7 +231,9 @@ class OssStore:
                 is_verify_object_strict=False,
             )
         except oss2.exceptions.ClientError as error:
-            raise ConfigError(f"endpoint {config.endpoint} or bucket {config.bucket}: {error.body}") from None
+            raise ConfigError(
+                f"endpoint {config.endpoint} or bucket {config.bucket} cannot be used: {error.body}"
+            ) from None
 
     async def _run(
         self,
@@ -269,9 +276,12 @@ class OssStore:
         def work() -> T:
             if prepare is not None:
                 prepare()
-            response = self._bucket._do(
-                method, self._name, key, data=exchange, params=params, headers=headers
-            )
+            try:
+                response = self._bucket._do(
+                    method, self._name, key, data=exchange, params=params, headers=headers
+                )
+            except UnicodeEncodeError:  # from the signer
+                raise InvalidRequest("a header's value is not text") from None
             try:
                 return finish(response)
             except StoreError as error:
