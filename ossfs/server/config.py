@@ -27,6 +27,9 @@ class ServerConfig:
     # Not in the service's interface: limits that tests lower, and time-outs of the embedded server.
     max_put_size: int = 5 * GIB
     max_part_size: int = 5 * GIB
+    # Of a copy to another bucket, and of one that changes class or encryption.
+    max_foreign_copy: int = 5 * GIB
+    max_changed_copy: int = GIB
     inline_size: int = 16384
     idle_timeout: float = 120.0
     body_timeout: float = 60.0

@@ -15,7 +15,6 @@ from ossfs.server.blobs import Spool
 from ossfs.server.checksum import combine, crc64
 from ossfs.server.clock import xml_date
 from ossfs.server.conditions import check_conditions
-from ossfs.server.config import GIB
 from ossfs.server.digests import content_md5
 from ossfs.server.errors import OssError, invalid_argument
 from ossfs.server.index import APPENDABLE, NORMAL, SYMLINK, Bucket, Props, Record
@@ -199,7 +198,7 @@ def copy_object(service: Service, request: Request) -> Answer:
         record = _copied(service, request, bucket, current, same_object)
         if digest is not None and current.type == APPENDABLE:
             record.etag = digest.hex().upper()
-        _check_copy_size(current, record, source_bucket.id == bucket.id)
+        _check_copy_size(service, current, record, source_bucket.id == bucket.id)
         index.put(bucket, key, record)
     document = (
         "<CopyObjectResult>"
@@ -234,12 +233,15 @@ def _copied(service: Service, request: Request, bucket: Bucket, source: Record, 
     )
 
 
-def _check_copy_size(source: Record, copy: Record, same_bucket: bool) -> None:
+def _check_copy_size(service: Service, source: Record, copy: Record, same_bucket: bool) -> None:
     """Only what needs no new data may be big."""
     changed = source.storage_class != copy.storage_class or encryption_headers(
         source.props
     ) != encryption_headers(copy.props)
-    if source.size > (GIB if changed else 5 * GIB) and (changed or not same_bucket):
+    config = service.config
+    if (changed and source.size > config.max_changed_copy) or (
+        not same_bucket and source.size > config.max_foreign_copy
+    ):
         raise OssError("EntityTooLarge", "The source object is too large to be copied.")
 
 
