@@ -576,6 +576,16 @@ def test_bytes_of_a_chunk_do_not_change_under_way() -> None:
     assert content.read(0, 3) == [MemoryRange(memoryview(b"new"))]
 
 
+def test_bytes_of_a_plan_do_not_change_under_way() -> None:
+    content = Content()
+    content.write(0, b"old")
+    (part,) = content.plan(PlanLimits(10 * MIB)).parts
+    content.write(0, b"new")
+    assert isinstance(part, PutPart)
+    assert part.pieces == [MemoryRange(memoryview(b"old"))]
+    assert content.read(0, 3) == [MemoryRange(memoryview(b"new"))]
+
+
 # Holes
 
 
