@@ -72,7 +72,7 @@ class Client:
             data += more
         if not data.startswith(b"HTTP/1.1 2"):
             raise RuntimeError(data.decode("latin-1"))
-        at = data.find(b"Content-Length: ")
+        at = data.lower().find(b"content-length: ")
         length = 0 if at < 0 else int(data[at + 16 : data.find(b"\r\n", at)])
         left = 0 if is_head else length - (len(data) - end - 4)
         while left > 0:

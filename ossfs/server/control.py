@@ -19,6 +19,7 @@ from typing import Any
 
 from ossfs.server.blobs import Extent
 from ossfs.server.checksum import combine, crc64
+from ossfs.server.database import pack_extents
 from ossfs.server.errors import OssError
 from ossfs.server.index import NORMAL, Props, Record
 from ossfs.server.model import Answer, Request, Service
@@ -66,7 +67,7 @@ def fill(service: Service, bucket_name: str, prefix: str, count: int, size: int)
             NORMAL,
             bucket.storage_class,
             Props(),
-            tuple(extents),
+            pack_extents(extents),
         )
         with database.transaction():
             service.index.check_alive(bucket)

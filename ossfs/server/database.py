@@ -11,6 +11,7 @@ both counts are zero. Pins live in memory: at a start nobody reads, and rows wit
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
@@ -40,11 +41,16 @@ CREATE TABLE IF NOT EXISTS part(
 """
 
 
+EXTENT_SIZE = 24
+
+
 def pack_extents(extents: Iterable[Extent]) -> bytes:
-    """Extents as stored."""
+    """Extents as stored: little-endian, so that the first byte tells inline blobs from files."""
     packed = array("Q")
     for extent in extents:
         packed.extend(extent)
+    if sys.byteorder == "big":
+        packed.byteswap()
     return packed.tobytes()
 
 
@@ -52,6 +58,8 @@ def unpack_extents(data: bytes) -> tuple[Extent, ...]:
     """The reverse of pack_extents."""
     numbers = array("Q")
     numbers.frombytes(data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
     flat = iter(numbers)
     return tuple(map(Extent, flat, flat, flat))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ossfs.server.xmltext import escape
+from ossfs.server.xmltext import escape_lossy
 
 # code -> (status, detailed error code, message)
 CODES: dict[str, tuple[int, str, str]] = {
@@ -144,10 +144,10 @@ class OssError(Exception):
         """The body; HEAD sends the same in base64."""
         parts = [
             '<?xml version="1.0" encoding="UTF-8"?>\n<Error>\n',
-            f"  <Code>{escape(self.code)}</Code>\n  <Message>{escape(self.message)}</Message>\n",
-            f"  <RequestId>{request_id}</RequestId>\n  <HostId>{escape(host)}</HostId>\n",
+            f"  <Code>{escape_lossy(self.code)}</Code>\n  <Message>{escape_lossy(self.message)}</Message>\n",
+            f"  <RequestId>{request_id}</RequestId>\n  <HostId>{escape_lossy(host)}</HostId>\n",
         ]
-        parts += [f"  <{name}>{escape(value)}</{name}>\n" for name, value in self.fields.items()]
+        parts += [f"  <{name}>{escape_lossy(value)}</{name}>\n" for name, value in self.fields.items()]
         if self.ec:
             parts.append(f"  <EC>{self.ec}</EC>\n")
             parts.append(f"  <RecommendDoc>https://api.aliyun.com/troubleshoot?q={self.ec}</RecommendDoc>\n")

@@ -15,7 +15,7 @@ import time
 
 from ossfs.server import control, routing
 from ossfs.server.auth import Signed
-from ossfs.server.errors import CODES, OssError
+from ossfs.server.errors import CODES, OssError, invalid_argument
 from ossfs.server.faults import Rule
 from ossfs.server.model import Answer, Content, Request, Service
 from ossfs.server.wire import Body, Connection, Disconnected, Head, encode_headers
@@ -42,7 +42,8 @@ _REASONS = {
 }
 _BODILESS = (204, 304)
 # What is left of a refused body is read up to here, so that the connection can go on.
-_MAX_DRAIN = 64 << 20
+_MAX_DRAIN = 1 << 30
+_MIN_TRAFFIC, _MAX_TRAFFIC = 819200, 838860800
 _PUBLIC_READS = frozenset({"Get", "Head", "ObjectMeta"})
 _requests = itertools.count(1)
 
@@ -68,6 +69,9 @@ def serve_connection(service: Service, sock: socket.socket) -> None:
                 return
     except Disconnected:
         pass  # by the peer, by a fault, or by stop()
+    except Exception:
+        # Half an answer may be out: all that is left is to close.
+        log.exception("an answer broke off")
 
 
 def _request_id(service: Service) -> str:
@@ -148,7 +152,8 @@ class _Exchange:
             self.body = request.body = Body(self.connection, self.head)
             path, query = routing.split_target(self.head.target)
             if self.service.config.control and path.startswith(control.PREFIX):
-                self._begin("Control")
+                # Not counted: who reads the counters must not change them.
+                request.op, self.counted = "Control", True
                 return control.handle(self.service, request, path, query)
             return self._operate(path, query)
         except OssError as error:
@@ -177,6 +182,7 @@ class _Exchange:
             service.stopping.wait(service.latency)
         self._authenticate()
         routing.check_names(request)
+        self._limit_traffic()
         return operation.handler(service, request)
 
     def _plan(self) -> None:
@@ -205,14 +211,28 @@ class _Exchange:
     def _stall(self) -> None:
         """Say nothing until the peer gives up or the server stops; what it still sends is dropped."""
         sock = self.connection.sock
+        # Not select(2), which ends at descriptor 1023.
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
         while not self.service.stopping.is_set():
-            readable, _, _ = select.select([sock], [], [], 0.2)
             try:
-                if readable and not sock.recv(65536):
+                if poll.poll(200) and not sock.recv(65536):
                     break
             except OSError:
                 break
         raise Disconnected
+
+    def _limit_traffic(self) -> None:
+        """x-oss-traffic-limit, in the header or the query: bits a second."""
+        name = "x-oss-traffic-limit"
+        texts = [place[name] for place in (self.request.headers, self.request.params) if name in place]
+        if not texts:
+            return
+        limit = int(texts[0]) if texts[0].isascii() and texts[0].isdigit() and len(texts[0]) < 12 else 0
+        if len(texts) > 1 or not _MIN_TRAFFIC <= limit <= _MAX_TRAFFIC:
+            raise invalid_argument("The traffic limit is not valid.", name, texts[0])
+        speed = limit // 8
+        self.connection.bandwidth = min(speed, self.connection.bandwidth or speed)
 
     def _authenticate(self) -> None:
         request, service = self.request, self.service

@@ -11,12 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ossfs.server.blobs import Extent, is_inline
-from ossfs.server.database import Database, pack_crc, pack_extents, unpack_crc, unpack_extents
+from ossfs.server.blobs import Extent
+from ossfs.server.database import EXTENT_SIZE, Database, pack_crc, unpack_crc, unpack_extents
 from ossfs.server.errors import OssError
 
 NORMAL, MULTIPART, APPENDABLE, SYMLINK = "Normal", "Multipart", "Appendable", "Symlink"
 _COLUMNS = "size, mtime, etag, crc, type, class, props, extents"
+# Listings show of the properties only whether an archived object is restored, and nothing of the data.
+_LISTED = (
+    "size, mtime, etag, crc, type, class, "
+    "CASE WHEN class LIKE '%Archive' THEN props ELSE '{\"h\":{}}' END, x''"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,13 @@ class Record:
     type: str
     storage_class: str
     props: Props
-    extents: tuple[Extent, ...] = ()
+    # The extents as the index has them: unpacked only by those who read or copy the data.
+    packed: bytes = b""
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """Where the data is."""
+        return unpack_extents(self.packed)
 
     @property
     def md5(self) -> bytes | None:
@@ -105,9 +116,7 @@ def successor(prefix: bytes) -> bytes | None:
 
 def _record(row: Sequence[Any]) -> Record:
     size, mtime, etag, crc, kind, storage_class, props, extents = row
-    return Record(
-        size, mtime, etag, unpack_crc(crc), kind, storage_class, Props.loads(props), unpack_extents(extents)
-    )
+    return Record(size, mtime, etag, unpack_crc(crc), kind, storage_class, Props.loads(props), extents)
 
 
 class Index:
@@ -190,11 +199,11 @@ class Index:
 
     def load_small(self, record: Record) -> bytes | None:
         """The content if it is a single inline blob (or empty); under the lock that `record` came under."""
-        if not record.extents:
+        if not record.packed:
             return b""
-        if len(record.extents) == 1 and is_inline(record.extents[0].blob):
-            _, offset, length = record.extents[0]
-            data = self.database.inline_data(record.extents[0].blob)
+        if len(record.packed) == EXTENT_SIZE and record.packed[0] & 1:
+            blob, offset, length = record.extents[0]
+            data = self.database.inline_data(blob)
             return data if length == len(data) else data[offset : offset + length]
         return None
 
@@ -227,7 +236,7 @@ class Index:
                 record.type,
                 record.storage_class,
                 record.props.dumps(),
-                pack_extents(record.extents),
+                record.packed,
             ),
         )
         if old and old[0][0]:
@@ -308,7 +317,7 @@ class Index:
         """One query's worth; returns where to go on, None at the end of the range."""
         low, high = bounds
         wanted = limit + 1 - len(entries)
-        query = f"SELECT key, {_COLUMNS} FROM object WHERE bucket = ? AND key >= ?"  # noqa: S608 - constants
+        query = f"SELECT key, {_LISTED} FROM object WHERE bucket = ? AND key >= ?"  # noqa: S608 - constants
         args: list[Any] = [bucket.id, low]
         if high is not None:
             query += " AND key < ?"

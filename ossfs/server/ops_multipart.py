@@ -15,6 +15,7 @@ from urllib.parse import quote
 from ossfs.server.blobs import Extent
 from ossfs.server.checksum import combine
 from ossfs.server.clock import xml_date
+from ossfs.server.database import pack_extents
 from ossfs.server.digests import content_digests, cut, join
 from ossfs.server.errors import OssError, invalid_argument
 from ossfs.server.index import MULTIPART, Bucket, Record
@@ -228,7 +229,14 @@ def _joined(service: Service, upload: Upload, parts: list[Part]) -> Record:
         etags.update(part.etag.encode())
     etag = f"{etags.hexdigest().upper()}-{len(parts)}"
     return Record(
-        size, service.seconds(), etag, crc, MULTIPART, upload.storage_class, upload.props, tuple(extents)
+        size,
+        service.seconds(),
+        etag,
+        crc,
+        MULTIPART,
+        upload.storage_class,
+        upload.props,
+        pack_extents(extents),
     )
 
 

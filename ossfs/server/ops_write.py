@@ -15,6 +15,7 @@ from ossfs.server.blobs import Spool
 from ossfs.server.checksum import combine, crc64
 from ossfs.server.clock import xml_date
 from ossfs.server.conditions import check_conditions
+from ossfs.server.database import pack_extents
 from ossfs.server.digests import content_md5
 from ossfs.server.errors import OssError, invalid_argument
 from ossfs.server.index import APPENDABLE, NORMAL, SYMLINK, Bucket, Props, Record
@@ -50,7 +51,14 @@ def put_object(service: Service, request: Request) -> Answer:
     index.check_overwrite(bucket, key, forbid)
     with request.spool(service, service.config.max_put_size) as blob:
         record = Record(
-            blob.size, service.seconds(), blob.etag, blob.crc, NORMAL, wanted_class, props, blob.extents
+            blob.size,
+            service.seconds(),
+            blob.etag,
+            blob.crc,
+            NORMAL,
+            wanted_class,
+            props,
+            pack_extents(blob.extents),
         )
         with database.transaction():
             index.check_alive(bucket)
@@ -131,7 +139,9 @@ def _appended(service: Service, old: Record | None, blob: Spool, fresh: Record) 
     service.database.keep(tail)
     blob.kept = tail is blob
     etag = (crc.to_bytes(8, "little") + now.to_bytes(8, "little")).hex().upper()
-    return Record(size, now, etag, crc, APPENDABLE, base.storage_class, base.props, extents + tail.extents)
+    return Record(
+        size, now, etag, crc, APPENDABLE, base.storage_class, base.props, pack_extents(extents + tail.extents)
+    )
 
 
 def put_symlink(service: Service, request: Request) -> Answer:
@@ -229,7 +239,7 @@ def _copied(service: Service, request: Request, bucket: Bucket, source: Record, 
     kind = SYMLINK if source.type == SYMLINK else NORMAL
     wanted_class = storage_class(headers, bucket.storage_class)
     return Record(
-        source.size, service.seconds(), source.etag, source.crc, kind, wanted_class, asked, source.extents
+        source.size, service.seconds(), source.etag, source.crc, kind, wanted_class, asked, source.packed
     )
 
 

@@ -125,14 +125,21 @@ class RunningServer:
                 # Stopped; or out of descriptors, which passes.
                 stopping.wait(0.05)
                 continue
-            while not self._places.acquire(timeout=0.5):
-                if stopping.is_set():
-                    break
+            if not self._wait_for_place():
+                sock.close()
+                return
             self._service.stats.connected()
             thread = threading.Thread(target=self._converse, args=(sock,), name="oss-connection", daemon=True)
             with self._connections_lock:
                 self._connections[sock] = thread
             thread.start()
+
+    def _wait_for_place(self) -> bool:
+        """Wait until a connection ends if there are too many; False: the server stops."""
+        while not self._places.acquire(timeout=0.2):
+            if self._service.stopping.is_set():
+                return False
+        return True
 
     def _converse(self, sock: socket.socket) -> None:
         speaking = sock

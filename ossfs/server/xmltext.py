@@ -12,6 +12,7 @@ from xml.parsers import expat
 
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _SPECIAL = re.compile("[&<>\x00-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
+_IMPOSSIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 _MAX_DEPTH = 16
 
 
@@ -26,6 +27,11 @@ def _reference(match: re.Match[str]) -> str:
 def escape(text: str) -> str:
     """`text` as element content."""
     return _SPECIAL.sub(_reference, text)
+
+
+def escape_lossy(text: str) -> str:
+    """The same, but always well-formed: what XML can't carry becomes U+FFFD."""
+    return escape(_IMPOSSIBLE.sub("\ufffd", text))
 
 
 def element(name: str, text: str | int) -> str:

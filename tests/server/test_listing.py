@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 import oss2
@@ -15,6 +15,7 @@ from ossfs.server.database import Database
 from ossfs.server.index import NORMAL, Index, Props, Record, successor
 from tests.server.wiretools import Wire
 
+_numbers = itertools.count()
 _KEYS = st.text(alphabet="ab/-é\U0010ffff", min_size=1, max_size=6)
 _PREFIXES = st.text(alphabet="ab/-é", max_size=3)
 
@@ -39,6 +40,13 @@ def _model(
     return found[:limit], len(found) > limit
 
 
+@pytest.fixture(scope="module")
+def database_and_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, Index]]:
+    database = Database(tmp_path_factory.mktemp("index"), 0)
+    yield database, Index(database)
+    database.close()
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     keys=st.sets(_KEYS, max_size=40),
@@ -48,30 +56,33 @@ def _model(
     limit=st.integers(1, 7),
 )
 def test_scan_is_what_the_model_says(
-    keys: set[str], prefix: str, delimiter: str, after: str, limit: int
+    database_and_index: tuple[Database, Index],
+    keys: set[str],
+    prefix: str,
+    delimiter: str,
+    after: str,
+    limit: int,
 ) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        database = Database(Path(directory), 0)
-        index = Index(database)
-        index.put_bucket("bbb", 0, "private", "Standard")
-        bucket = index.bucket("bbb")
-        raw = {key.encode() for key in keys}
-        index.fill(bucket, iter(raw), Record(0, 0, "", 0, NORMAL, "Standard", Props()))
-        args = (prefix.encode(), delimiter.encode())
-        entries, more = index.scan(bucket, *args, after.encode(), limit)
-        shown = [(entry.key, entry.record is None) for entry in entries]
-        assert (shown, more) == _model(raw, *args, after.encode(), limit)
-        # Paged from the start, it is the whole, once each.
-        paged: list[tuple[bytes, bool]] = []
-        marker = b""
-        while True:
-            entries, more = index.scan(bucket, *args, marker, limit)
-            paged += [(entry.key, entry.record is None) for entry in entries]
-            if not more:
-                break
-            marker = entries[-1].key
-        assert paged == _model(raw, *args, b"", 10**6)[0]
-        database.close()
+    index = database_and_index[1]
+    name = f"bucket-{next(_numbers)}"
+    index.put_bucket(name, 0, "private", "Standard")
+    bucket = index.bucket(name)
+    raw = {key.encode() for key in keys}
+    index.fill(bucket, iter(raw), Record(0, 0, "", 0, NORMAL, "Standard", Props()))
+    args = (prefix.encode(), delimiter.encode())
+    entries, more = index.scan(bucket, *args, after.encode(), limit)
+    shown = [(entry.key, entry.record is None) for entry in entries]
+    assert (shown, more) == _model(raw, *args, after.encode(), limit)
+    # Paged from the start, it is the whole, once each.
+    paged: list[tuple[bytes, bool]] = []
+    marker = b""
+    while True:
+        entries, more = index.scan(bucket, *args, marker, limit)
+        paged += [(entry.key, entry.record is None) for entry in entries]
+        if not more:
+            break
+        marker = entries[-1].key
+    assert paged == _model(raw, *args, b"", 10**6)[0]
 
 
 def test_the_successor_of_a_prefix() -> None:

@@ -139,7 +139,6 @@ def test_expect_continue(wire: Wire) -> None:
         sock.sendall(b"hello")
         assert _receive(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
     # Refused before the body: no 100, the answer, and the end, since the body may or may not follow.
-    extra = "Content-Length: 5\r\nExpect: 100-continue\r\nx-oss-forbid-overwrite: true\r\n"
     target, headers = wire.head("PUT", "k", headers={"x-oss-forbid-overwrite": "true"})
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with wire.socket() as sock:
