@@ -19,7 +19,7 @@ import typer
 
 from ossfs import __version__
 from ossfs.daemon import user_error_in
-from ossfs.errors import MountError, UserError
+from ossfs.errors import ConfigError, MountError, UserError
 
 if TYPE_CHECKING:
     from ossfs.config import MountConfig
@@ -81,13 +81,14 @@ def mount(
 
     config = load_config(source, mountpoint, options or [])
     _check_credentials(config)
+    _check_readable("ca_file", config.ca_file)
     places.check_fuse(config.allow_other)
-    place = places.check_mountpoint(config.mountpoint, config.nonempty)
-    _refuse_double_start(place)
-    config = config.model_copy(update={"mountpoint": place})
     log_place = logs.set_up(
         config.log_level, background=not foreground, log_file=config.log_file, state_dir=config.state_dir
     )
+    place = places.check_mountpoint(config.mountpoint, config.nonempty)
+    config = config.model_copy(update={"mountpoint": place})
+    _await_turn(config)
     if foreground:
         return _serve_mount(config, lambda: None)
 
@@ -113,12 +114,29 @@ def _check_credentials(config: MountConfig) -> None:
     logs.hide(credentials.security_token)
 
 
-def _refuse_double_start(place: str) -> None:
+def _check_readable(option: str, path: str | None) -> None:
+    if path is not None and not os.access(path, os.R_OK):
+        raise ConfigError(
+            f"{option}={path} cannot be read; accepted: an existing file that this user may read"
+        )
+
+
+def _await_turn(config: MountConfig) -> None:
+    """Wait, here where a person sees why, for an earlier mount that still uploads; refuse to mount twice."""
     from ossfs.registry import Registry
 
-    for record in Registry().mounts():
-        if record.mountpoint == place and record.state == "starting":
-            raise MountError(f"process {record.pid} is mounting {record.source} at {place} at this moment")
+    registry = Registry()
+    for record in registry.mounts():
+        if record.mountpoint == config.mountpoint and record.state == "starting":
+            raise MountError(
+                f"process {record.pid} is mounting {record.source} at {record.mountpoint} at this moment"
+            )
+    left = registry.wait_for_predecessors(config.bucket, config.prefix, config.endpoint_url, report=_complain)
+    if left:
+        raise MountError(
+            f"process {left[0].pid} still uploads files of an earlier mount of {config.source}; wait for it, "
+            "or end it and lose them"
+        )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -172,7 +190,7 @@ class _ProgressLine:
 def progress_text(progress: UploadProgress) -> str:
     """`3 files, 120 of 300 MB`; "" when nothing is known."""
     files = progress.get("files")
-    if files is None:
+    if not files:
         return ""
     text = f"{files} file{'' if files == 1 else 's'}"
     total = progress.get("bytes_total", 0)

@@ -119,7 +119,7 @@ def clean_up_dead(path: str) -> bool:
             break
         if not detach(path):
             raise MountError(f"{path} holds a dead ossfs mount that cannot be removed; run: umount -l {path}")
-        log.warning("removed the mount at %s, whose process had ended", path)
+        log.info("removed the mount at %s, whose process had ended", path)
         cleaned = True
     return cleaned
 

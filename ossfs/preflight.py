@@ -39,6 +39,7 @@ class _Case:
         self.error = error
         self.config = config
         self.skew = skew
+        self.scheme = parts.scheme
         self.host = parts.hostname or ""
         self.address = f"{self.host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
         self.option = "endpoint" if config.endpoint is not None else "region"
@@ -67,8 +68,8 @@ def _tls(case: _Case) -> str:
 
 def _connect(case: _Case) -> str:
     return (
-        f"no connection to {case.address}{case.why}; check host and port of the {case.option} option, "
-        "and firewalls on the way"
+        f"no {case.scheme} connection to {case.address}{case.why}; check host, port and scheme of the "
+        f"{case.option} option, and firewalls on the way"
     )
 
 
@@ -78,10 +79,9 @@ def _timeout(case: _Case) -> str:
 
 
 def _lost(case: _Case) -> str:
-    scheme = urlsplit(case.config.endpoint_url).scheme
     return (
         f"{case.address} broke the connection off{case.why}; check that it is an OSS endpoint and that it "
-        f"speaks {scheme}"
+        f"speaks {case.scheme}"
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ossfs import __version__, cli, control, mountpoint, registry
+from ossfs import __version__, cli, control, logs, mountpoint, registry
 from ossfs.control import MountBusy, UploadProgress
 from ossfs.errors import MountError, UserError
 from ossfs.mountpoint import MountInfo
@@ -27,6 +29,22 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("OSSFS_", "OSS_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OSSFS_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """`mount` sends the log to its place; pytest's own handlers are to stay."""
+    root, ours = logging.getLogger(), logging.getLogger("ossfs")
+    handlers, levels, raising = list(root.handlers), (root.level, ours.level), logging.raiseExceptions
+    root.handlers = []
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    logging.raiseExceptions = raising
+    logs._SECRET_VALUES.clear()
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) -> str:
@@ -114,7 +132,7 @@ def test_the_place_is_checked_before_anything_is_started(
     monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
     monkeypatch.setattr(mountpoint, "check_fuse", lambda allow_other: None)
     place = tmp_path / "m"
-    options = ["-o", "region=cn-x"]
+    options = ["-o", f"region=cn-x,log_file={tmp_path}/log"]
     assert "does not exist" in failure(capsys, "mount", "bucket", str(place), *options)
     place.mkdir()
     (place / "x").touch()
@@ -123,6 +141,36 @@ def test_the_place_is_checked_before_anything_is_started(
     with Registry().register(mountpoint=str(place), **BUCKET):
         line = failure(capsys, "mount", "bucket", str(place), *options)
         assert f"process {os.getpid()} is mounting bucket:/p" in line
+
+
+def test_an_earlier_mount_that_still_uploads(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
+    monkeypatch.setattr(mountpoint, "check_fuse", lambda allow_other: None)
+
+    def never_gone(self: Registry, *where: str, report: Any) -> list[registry.MountRecord]:
+        assert where == ("bucket", "p", "https://oss-cn-x.aliyuncs.com")
+        report("waiting")
+        return [registry.MountRecord("id", 99, "bucket", "p", "http://x", "/m", "draining", "/s")]
+
+    monkeypatch.setattr(Registry, "wait_for_predecessors", never_gone)
+    log = f"log_file={tmp_path}/log"
+    (tmp_path / "m").mkdir()
+    assert cli.run(["mount", "bucket:/p", str(tmp_path / "m"), "-o", f"region=cn-x,{log}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "ossfs: waiting"
+    assert lines[1].startswith("ossfs: process 99 still uploads files of an earlier mount of bucket:/p")
+
+
+def test_a_ca_file_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
+    line = failure(capsys, "mount", "bucket", "/mnt", "-o", "region=cn-x,ca_file=/no/such.pem")
+    assert line.startswith("ossfs: ca_file=/no/such.pem cannot be read")
 
 
 STUBBED_MOUNT = """
@@ -287,7 +335,7 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     ("progress", "text"),
     [
         ({}, ""),
-        ({"files": 0}, "0 files"),
+        ({"files": 0, "bytes_done": 5, "bytes_total": 5}, ""),
         ({"files": 1, "bytes_done": 0, "bytes_total": 0}, "1 file"),
         ({"files": 1, "bytes_done": 5, "bytes_total": 100}, "1 file, 5 of 100 bytes"),
         ({"files": 2, "bytes_done": 5 << 10, "bytes_total": 100 << 10}, "2 files, 5 of 100 KB"),

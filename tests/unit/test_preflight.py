@@ -16,7 +16,7 @@ def config(**values: object) -> MountConfig:
 
 CASES = [
     (errors.NameNotResolved, "oss-cn-hangzhou.aliyuncs.com has no address", "region option"),
-    (errors.ConnectFailed, "no connection to oss-cn-hangzhou.aliyuncs.com:443", "region option"),
+    (errors.ConnectFailed, "no https connection to oss-cn-hangzhou.aliyuncs.com:443", "region option"),
     (errors.TlsFailed, "no trusted TLS connection", "ca_file"),
     (errors.DeadlineExceeded, "did not answer in time", "network"),
     (errors.RequestTimeout, "did not answer in time", "network"),
