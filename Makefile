@@ -29,9 +29,10 @@ packages:
 # crcmod and oss2 come as source: without wheel and setuptools, crcmod would be built without its C
 # extension, which is a hundred times slower.
 $(STAMP): pyproject.toml | packages
+	@echo 'installing ossfs and its Python packages into $(VENV) (a minute or so)'
 	@test -x $(PY) || $(PYTHON3) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade pip setuptools wheel
-	$(PIP) install --quiet -e '.[server,test,check]'
+	@$(PIP) install -qq --upgrade pip setuptools wheel
+	@$(PIP) install -qq -e '.[server,test,check]'
 	@$(PY) -c 'import crcmod._crcfunext' || echo 'note: crcmod has no C extension here; oss2 works, slowly' >&2
 	@touch $@
 
