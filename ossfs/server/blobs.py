@@ -10,8 +10,10 @@ Threads: `BlobFiles` may be used by all of them; a `Spool` belongs to one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
+import logging
 import os
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from ossfs.server.checksum import crc64
+
+log = logging.getLogger("ossfs.server")
 
 CHUNK = 256 * 1024  # stays in the second-level cache between recv, MD5, CRC and write
 
@@ -86,8 +90,10 @@ class BlobFiles:
         """Remove the file; descriptors that are open keep reading it."""
         try:
             os.unlink(self.path(blob))
-        except FileNotFoundError:
-            pass  # removed by hand: then it is gone as wanted
+        except OSError as error:
+            # Whatever was committed stays so; at worst the file is swept at the next start.
+            if error.errno != errno.ENOENT:
+                log.warning("a blob could not be removed: %s", error)
 
     def take_buffer(self) -> bytearray:
         """A buffer of CHUNK bytes; give it back."""

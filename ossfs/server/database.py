@@ -126,8 +126,9 @@ class Database:
                 yield
                 self.execute("COMMIT")
             except BaseException:
-                self.execute("ROLLBACK")
                 self._dead.clear()
+                # Not a plain ROLLBACK: a full disk may have ended the transaction already.
+                self._connection.rollback()
                 raise
             finally:
                 self._depth = 0
@@ -160,8 +161,9 @@ class Database:
         if blob in self._pins:
             self._doomed.add(blob)
             return
-        self.execute("DELETE FROM blob WHERE id = ? AND refs <= 0", (blob,))
-        self._dead.append(blob)
+        # It may have been doomed in a transaction that was rolled back: the row has the last word.
+        if self.execute("DELETE FROM blob WHERE id = ? AND refs <= 0 RETURNING id", (blob,)).fetchall():
+            self._dead.append(blob)
 
     def pin(self, extents: Iterable[Extent]) -> tuple[int, ...]:
         """Keep these blobs while they are read; under the lock that the extents were read under."""

@@ -16,6 +16,7 @@ from ossfs.server.index import Bucket
 from ossfs.server.model import Content, Service
 
 _MAX_REMEMBERED = 4096
+_MAX_EXTENTS = 16
 
 
 def cut(extents: tuple[Extent, ...], offset: int, length: int) -> tuple[Extent, ...]:
@@ -46,9 +47,11 @@ def join(extents: list[Extent], more: tuple[Extent, ...]) -> None:
 
 def content_digests(service: Service, extents: tuple[Extent, ...]) -> tuple[bytes, int]:
     """(MD5, CRC-64); the blobs must be referenced or pinned by the caller."""
+    # Not for objects of very many pieces, whose description would be what fills the memory.
+    remember = len(extents) <= _MAX_EXTENTS
     remembered = service.remembered_digests
     with service.digests_lock:
-        known = remembered.get(extents)
+        known = remembered.get(extents) if remember else None
         if known is not None:
             remembered.move_to_end(extents)
             return known
@@ -74,6 +77,8 @@ def content_digests(service: Service, extents: tuple[Extent, ...]) -> tuple[byte
     finally:
         service.database.files.give_buffer(buffer)
     result = (md5.digest(), crc)
+    if not remember:
+        return result
     with service.digests_lock:
         remembered[extents] = result
         if len(remembered) > _MAX_REMEMBERED:

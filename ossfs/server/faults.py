@@ -16,6 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ACTIONS = frozenset({"status", "delay", "reset", "cut", "lose", "flip", "stall", "slow"})
+OPERATIONS = frozenset(
+    """
+    Get Head ObjectMeta GetSymlink Put Append Symlink Copy Delete DeleteMulti List ListBuckets
+    Initiate UploadPart UploadPartCopy Complete Abort ListUploads ListParts
+    BucketInfo Location BucketAcl Stat LiveChannels Versioning PutBucket PutBucketAcl DeleteBucket HeadBucket
+    GetTagging PutTagging DeleteTagging GetAcl PutAcl Restore
+    """.split()
+)
 _TYPES: dict[str, tuple[type, ...]] = {
     "op": (str,),
     "key": (str,),
@@ -67,6 +75,8 @@ class Rule:
                 raise ValueError(f"{name!r} of a fault can't be {value!r}")
         if data.get("action") not in ACTIONS:
             raise ValueError(f"the action of a fault is one of {', '.join(sorted(ACTIONS))}")
+        if data.get("op", "*") not in OPERATIONS | {"*"}:
+            raise ValueError(f"the op of a fault is * or one of {', '.join(sorted(OPERATIONS))}")
         return cls(**data)
 
     def fires(self, op: str, key: str, part: int | None) -> bool:

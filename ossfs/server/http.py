@@ -151,7 +151,11 @@ class _Exchange:
         try:
             self.body = request.body = Body(self.connection, self.head)
             path, query = routing.split_target(self.head.target)
-            if self.service.config.control and path.startswith(control.PREFIX):
+            if (
+                self.service.config.control
+                and path.startswith(control.PREFIX)
+                and not routing.host_bucket(self.service, request.host)
+            ):
                 # Not counted: who reads the counters must not change them.
                 request.op, self.counted = "Control", True
                 return control.handle(self.service, request, path, query)

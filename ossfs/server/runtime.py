@@ -90,10 +90,15 @@ class RunningServer:
         try:
             self.access_key_id, self.access_key_secret = _load_credentials(config)
             self._service = Service(config, self.access_key_id, self.access_key_secret)
-            for name in config.buckets:
-                if self._service.index.find_bucket(name) is None:
-                    self._service.index.put_bucket(name, self._service.seconds(), "private", "Standard")
-            self._listener = self._listen(config)
+            try:
+                for name in config.buckets:
+                    if self._service.index.find_bucket(name) is None:
+                        now = self._service.seconds()
+                        self._service.index.put_bucket(name, now, "private", "Standard")
+                self._listener = self._listen(config)
+            except BaseException:
+                self._service.database.close()
+                raise
         except BaseException:
             os.close(self._lock_fd)
             raise
@@ -147,10 +152,11 @@ class RunningServer:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
                 sock.settimeout(10)
-                speaking = self._tls.wrap_socket(sock, server_side=True)
+                speaking = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
                 with self._connections_lock:
                     # Wrapping moved the descriptor: stop() must find the one in use.
                     self._connections[speaking] = self._connections.pop(sock)
+                speaking.do_handshake()
             serve_connection(self._service, speaking)
         except OSError:
             pass  # a failed handshake, or a socket that stop() has shut down
@@ -179,6 +185,8 @@ class RunningServer:
                 _shut(sock)
                 thread.join(0.5)
         service.database.close()
+        # Unlocked explicitly: a child process that was forked meanwhile shares the description.
+        fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         os.close(self._lock_fd)
 
     def __enter__(self) -> RunningServer:

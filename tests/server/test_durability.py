@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 
 from ossfs.server import RunningServer, ServerConfig, ServerError, serve, start_server
 from ossfs.server.__main__ import main
+from ossfs.server.database import Database, pack_extents
+from ossfs.server.index import NORMAL, Index, Props, Record
 from tests.server.wiretools import Wire
 
 BIG = bytes(range(256)) * 400
@@ -152,12 +155,67 @@ def test_a_reader_keeps_what_it_reads(wire: Wire, tmp_path: Path) -> None:
     assert _blob_files(tmp_path / "oss") == []
 
 
+def test_a_rolled_back_release_removes_nothing(tmp_path: Path) -> None:
+    database = Database(tmp_path, 0)
+    index = Index(database)
+    index.put_bucket("bbb", 0, "private", "Standard")
+    bucket = index.bucket("bbb")
+    blob = database.files.from_bytes(BIG)
+    record = Record(
+        blob.size, 0, blob.etag, blob.crc, NORMAL, "Standard", Props(), pack_extents(blob.extents)
+    )
+    with database.transaction():
+        database.keep(blob)
+        index.put(bucket, b"k", record)
+    pins = database.pin(record.extents)
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        index.delete(bucket, [b"k"])
+        raise ZeroDivisionError
+    database.unpin(pins)
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        index.delete(bucket, [b"k"])
+        raise ZeroDivisionError
+    # SQLite may have given up the transaction by itself, as it does on a full disk.
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        index.delete(bucket, [b"k"])
+        database.execute("ROLLBACK")
+        raise ZeroDivisionError
+    assert index.get(bucket, b"k") == record
+    assert len(_blob_files(tmp_path)) == 1
+    # A reader's pin outlives the object, and then the file goes.
+    pins = database.pin(record.extents)
+    index.delete(bucket, [b"k"])
+    assert len(_blob_files(tmp_path)) == 1
+    database.unpin(pins)
+    assert _blob_files(tmp_path) == []
+    database.close()
+
+
 def test_one_server_a_directory(start: Callable[..., RunningServer], tmp_path: Path) -> None:
     server = start()
     with pytest.raises(ServerError, match="another server"):
         start()
     server.stop()
     start()
+
+
+def test_a_forked_child_does_not_hold_the_directory(start: Callable[..., RunningServer]) -> None:
+    server = start()
+    read_end, write_end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
+        child = os.fork()
+    if not child:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    try:
+        server.stop()
+        start().stop()
+    finally:
+        os.close(write_end)
+        os.close(read_end)
+        os.waitpid(child, 0)
 
 
 def test_starts_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

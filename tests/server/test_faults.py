@@ -13,9 +13,9 @@ import fastcrc
 import oss2
 import pytest
 
-from ossfs.server import RunningServer
+from ossfs.server import RunningServer, routing
 from ossfs.server.control import pattern
-from ossfs.server.faults import Faults
+from ossfs.server.faults import OPERATIONS, Faults
 from tests.server.wiretools import Wire
 
 BODY = bytes(range(256)) * 8
@@ -89,11 +89,18 @@ def test_rates_are_repeatable() -> None:
     assert 30 < sum(run(1)) < 90
 
 
+def test_every_operation_has_a_name_for_faults() -> None:
+    tables = (*routing.BUCKET_OPERATIONS.values(), *routing.KEY_OPERATIONS.values())
+    names = {operation.name for table in tables for operation in table.values()}
+    assert names | {"Copy", "UploadPartCopy", "ListBuckets"} == OPERATIONS
+
+
 @pytest.mark.parametrize(
     "fault",
     [
         {"op": "Get"},
         {"op": "Get", "action": "explode"},
+        {"op": "Gett", "action": "reset"},
         {"op": "Get", "action": "reset", "when": "now"},
         {"op": "Get", "action": "reset", "count": "many"},
     ],

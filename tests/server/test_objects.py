@@ -592,6 +592,7 @@ def test_archived_objects(start: Callable[..., RunningServer], sdk: Callable[...
     assert wire("POST", "k", {"restore": ""}).code == "RestoreAlreadyInProgress"
     assert wire("GET", "k").code == "InvalidObjectState"
     assert bucket.head_object("k").headers["x-oss-restore"] == 'ongoing-request="true"'
+    assert b'<RestoreInfo>ongoing-request="true"</RestoreInfo>' in wire("GET").body
     server.set_clock_offset(31)
     assert wire("GET", "k").body == BIG
     restored = bucket.list_objects(prefix="k").object_list[0]
@@ -607,6 +608,38 @@ def test_archived_objects(start: Callable[..., RunningServer], sdk: Callable[...
         == 400
     )
     assert wire("POST", "k", {"restore": ""}, body=b"junk").code == "MalformedXML"
+
+
+def test_the_sdk_tells_missing_from_there(bucket: oss2.Bucket, tmp_path: Path) -> None:
+    assert not bucket.object_exists("k")
+    bucket.put_object("k", BIG)
+    assert bucket.object_exists("k")
+    assert bucket.get_object_meta("k").content_length == len(BIG)
+    with pytest.raises(oss2.exceptions.NoSuchKey):
+        bucket.head_object("absent")
+    with pytest.raises(oss2.exceptions.NotModified):
+        bucket.get_object("k", headers={"If-None-Match": bucket.head_object("k").etag})
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(BIG * 30)
+    oss2.resumable_upload(
+        bucket, "r", str(source), multipart_threshold=1, part_size=102400, store=_store(tmp_path)
+    )
+    assert bucket.head_object("r").object_type == "Multipart"
+    oss2.resumable_download(
+        bucket, "r", str(target), multiget_threshold=1, part_size=100_000, store=_store(tmp_path, down=True)
+    )
+    assert target.read_bytes() == BIG * 30
+
+
+def _store(directory: Path, *, down: bool = False) -> object:
+    kind = oss2.ResumableDownloadStore if down else oss2.ResumableStore
+    return kind(root=str(directory))
+
+
+def test_errors_about_odd_keys_are_well_formed(wire: Wire) -> None:
+    reply = wire("GET", "a\x01b\n<&>")
+    assert reply.code == "NoSuchKey"
+    assert reply.error.findtext("Key") == "a\ufffdb\n<&>"
 
 
 def test_no_name_leaves_the_directory(wire: Wire, tmp_path: Path) -> None:

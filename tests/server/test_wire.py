@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -215,6 +217,56 @@ def test_a_peer_that_vanishes(wire: Wire) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert _works(wire)
     assert wire("GET", "k").status == 404
+
+
+def test_a_broken_operation_is_a_500(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(wire.server._service.index, "bucket", broken)
+    reply = wire("GET", "k")
+    assert (reply.status, reply.code) == (500, "InternalError")
+    assert b"secret" not in reply.body
+    assert "broken" not in reply.body.decode()
+    assert [record.getMessage() for record in caplog.records] == ["GET Get failed"]
+    caplog.clear()
+
+
+def test_a_blob_that_is_gone_breaks_the_answer_off(wire: Wire, tmp_path: Path) -> None:
+    body = bytes(range(256)) * 1000
+    wire("PUT", "gone", body=body)
+    wire("PUT", "short", body=body)
+    gone, short = sorted((tmp_path / "oss/blobs").glob("*/*"))
+    gone.unlink()
+    short.write_bytes(body[:1000])
+    for key in ("gone", "short"):
+        assert body not in wire.raw(wire.raw_request("GET", key))
+    # What is gone can be deleted.
+    assert wire("DELETE", "gone").status == 204
+    assert _works(wire)
+
+
+def test_more_than_a_thousand_descriptors(wire: Wire) -> None:
+    """select(2) would fail here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 3000:
+        pytest.skip("the limit of open files is too low")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, hard))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        wire.server.set_faults([{"op": "Get", "action": "stall"}])
+        with wire.socket() as sock:
+            sock.settimeout(0.1)
+            sock.sendall(wire.raw_request("GET", "k"))
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+        assert _works(wire)
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @settings(max_examples=200, deadline=None)
