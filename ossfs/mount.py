@@ -28,6 +28,7 @@ from ossfs.config import MountConfig
 from ossfs.control import ControlTarget, ProgressReport, serve_control
 from ossfs.errors import MountError, StoreError
 from ossfs.fs.ports import FsConfig, Journal, NoJournal
+from ossfs.fs.staging import default_directory
 from ossfs.fs.tree import Tree, make_tree
 from ossfs.fuse.guard import Guard
 from ossfs.fuse.kernel import KernelCaches, mount_options, tune
@@ -210,6 +211,7 @@ class _Mount:
             op_timeout=config.op_timeout,
             versioned=versioned,
             connections=config.connections,
+            staging_dir=default_directory(),
         )
 
     def _progress(self) -> int:

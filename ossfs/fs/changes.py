@@ -189,7 +189,7 @@ class Changes:
 
     async def _prepare_removal(self, node: FileNode) -> None:
         """An upload is bound to its key: complete it, so that its bytes can move.  The lock is held."""
-        if node.handles and node.writer is not None and node.writer.upload is not None:
+        if node.handles and node.writer is not None and node.writer.has_upload:
             await node.writer.commit_locked()
 
     async def take_away(self, node: FileNode, *, replaced: bool) -> None:

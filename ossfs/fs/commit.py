@@ -9,7 +9,7 @@ until the writer continues or aborts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -53,7 +53,7 @@ class Upload:
     results: dict[int, PartResult] = field(default_factory=dict)
 
 
-ReadStaged = Callable[[int, int], bytes]
+ReadStaged = Callable[[int, int], Awaitable[bytes]]
 """(file offset, length) to the bytes that were staged there."""
 
 
@@ -92,7 +92,7 @@ async def gather(
                 body.append(await fetch(ctx, base, start, length))
             case SentRange(start=start, length=length):
                 assert read_staged is not None, "a plan names sent bytes only when they are staged"
-                body.append(read_staged(start, length))
+                body.append(await read_staged(start, length))
     return body
 
 

@@ -110,13 +110,12 @@ class FileHandle:
         elif self.node.writer is not None:
             await self.node.writer.fsync()
 
-    async def release(self) -> None:
-        """The last duplicate is closed."""
+    async def release(self) -> bool:
+        """The last duplicate is closed.  False: bytes did not reach the bucket."""
         self._close_reader()
         self.node.handles.discard(self)
         try:
-            if self.writer is not None:
-                await self.writer.release(self)
+            return self.writer is None or await self.writer.release(self)
         finally:
             self._ctx.inodes.drop_if_unused(self.node)
 

@@ -50,6 +50,8 @@ class FsConfig:
     versioned: bool = False
     """forbid-overwrite is ignored by the service: see BucketInfo.versioning."""
     connections: int = 64
+    staging_dir: str | None = None
+    """Where bytes go when memory is short; None: nowhere."""
     min_part: int = limits.MIN_PART_SIZE
     """Lower only against a server that was told the same."""
 

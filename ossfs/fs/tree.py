@@ -474,11 +474,10 @@ class Tree:
         handle = self._handles.pop(fh, None)
         if handle is None:
             return
-        failed = self.ctx.metrics.snapshot().get("commits_failed_at_release", 0)
-        await handle.release()
-        if self.ctx.metrics.snapshot().get("commits_failed_at_release", 0) > failed:
-            self.failed_names.append(handle.node.name)
         node = handle.node
+        path = node.path()
+        if not await handle.release():
+            self.failed_names.append(path)
         if node.hidden_key is not None and not node.handles:
             await self.ctx.jobs.run(lambda: self.changes.orphan_released(node))
 
@@ -607,4 +606,3 @@ def make_tree(
     if wall_ns is not None:
         ctx.wall_ns = wall_ns
     return Tree(ctx)
-

@@ -1,0 +1,102 @@
+"""When somebody else replaced the object that we were changing: our bytes are kept beside it.
+
+Threading: trio thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from ossfs import limits
+from ossfs.errors import OssfsError
+from ossfs.fs import attrs as attributes
+from ossfs.fs.commit import Upload, put_parts, put_whole
+from ossfs.fs.content import Content, MemoryRange, PlanLimits, SentRange, ZeroRange
+from ossfs.fs.context import Context
+from ossfs.fs.hidden import HiddenKeys
+from ossfs.fs.inodes import FileNode
+
+log = logging.getLogger(__name__)
+
+
+def conflict_name(name: str, host: str, when: int) -> str:
+    """NAME.conflict-HOST-TIME, at most 255 bytes; TIME is UTC, so that names sort.
+
+    >>> conflict_name("a.txt", "h", 0)
+    'a.txt.conflict-h-19700101T000000Z'
+    """
+    suffix = f".conflict-{host}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(when))}"
+    room = limits.MAX_NAME_BYTES - len(suffix.encode())
+    return name.encode()[:room].decode("utf-8", "ignore") + suffix
+
+
+async def keep_conflict(
+    ctx: Context,
+    hidden: HiddenKeys,
+    node: FileNode,
+    content: Content,
+    read_staged: Callable[[SentRange], Awaitable[bytes | None]],
+    cause: Exception,
+) -> None:
+    """Put what this machine holds of the file under a name of its own.
+
+    Ranges that only the replaced object, or the upload under the old name, holds are zero there, and
+    the log lists them.
+    """
+    parent = node.parent
+    if parent is None or node.attrs is None:
+        return
+    name = conflict_name(node.name, ctx.config.hostname, ctx.wall_ns() // 10**9)
+    key = ctx.inodes.child_key(parent, name)
+    kept = Content()
+    lost: list[tuple[int, int]] = []
+    at = 0
+    for piece in content.read(0, content.size):
+        if isinstance(piece, MemoryRange):
+            kept.write(at, piece.data)
+            at += len(piece.data)
+            continue
+        if isinstance(piece, SentRange):
+            data = await read_staged(piece)
+            if data is not None:
+                kept.write(at, data)
+            else:
+                lost.append((at, piece.length))
+        elif not isinstance(piece, ZeroRange):
+            lost.append((at, piece.length))
+        at += piece.length
+    if kept.size < content.size:
+        kept.truncate(content.size)
+    try:
+        await _put(ctx, hidden, key, kept, node)
+    except OssfsError as error:
+        log.error("the conflicting version of %s could not be kept: %s", node.name, error)
+        return
+    parent.cache.forget(name)
+    log.error(
+        "%s was replaced by somebody else (%s); our version is kept as %s; ranges that only the replaced "
+        "object held are zero there: %s",
+        node.name,
+        type(cause).__name__,
+        name,
+        ", ".join(f"{start}+{length}" for start, length in lost) or "none",
+    )
+
+
+async def _put(ctx: Context, hidden: HiddenKeys, key: str, content: Content, node: FileNode) -> None:
+    assert node.attrs is not None
+    plan = content.plan(PlanLimits(chunk_size=ctx.config.chunk_size, min_part=ctx.config.min_part))
+    write_id = secrets.token_hex(16)
+    attrs = node.attrs.copy()
+    if plan.kind == "put":
+        await put_whole(ctx, key, plan, None, attrs, write_id, forbid_overwrite=True)
+        return
+    upload_id = await ctx.store.initiate(key, attributes.encode(attrs, write_id=write_id))
+    ctx.journal.upload_started(key, upload_id)
+    upload = Upload(key, upload_id, write_id, attrs)
+    parts = await put_parts(ctx, hidden, upload, plan, None)
+    await ctx.store.complete(key, upload_id, parts, forbid_overwrite=True, write_id=write_id)
+    ctx.journal.upload_ended(key, upload_id)
