@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -110,7 +110,7 @@ def run(*command: str | Path, seconds: float = COMMAND_SECONDS, env: dict[str, s
     try:
         out, err = process.communicate(timeout=seconds)
     except BaseException as error:
-        process.kill()  # not waited for: a program may hang in a mount until that is gone
+        end(process)
         if isinstance(error, subprocess.TimeoutExpired):
             raise StepFailed(f"{spell(command)} took more than {seconds:.0f} seconds") from None
         raise
@@ -118,6 +118,18 @@ def run(*command: str | Path, seconds: float = COMMAND_SECONDS, env: dict[str, s
         said = (err.strip() or out.strip()).splitlines()
         raise StepFailed("\n".join([f"{spell(command)} ended with status {process.returncode}", *said[-8:]]))
     return out
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Kill a program, and do not wait long: it may hang in a mount until that is gone."""
+    process.kill()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        tell(f"[yellow]process {process.pid} does not end yet[/]")
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def spell(command: tuple[str | Path, ...]) -> str:
@@ -146,8 +158,9 @@ def run_counting(command: list[str], what: str, total: int) -> None:
                 tail = (tail + data)[-2000:]
                 advance_to(count)
         status = process.wait(timeout=30)
+        process.stdout.close()
     except BaseException:
-        process.kill()
+        end(process)
         raise
     if status != 0:
         lines = os.fsdecode(tail).splitlines()[-5:]
@@ -172,7 +185,7 @@ def run_growing(command: list[str], grown: Path, what: str, total: int) -> None:
                 if grown.exists():
                     advance_to(grown.stat().st_size)
     except BaseException:
-        process.kill()
+        end(process)
         raise
     if process.returncode != 0:
         said = os.fsdecode(err).strip().splitlines()[-5:]
