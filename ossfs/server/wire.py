@@ -166,7 +166,7 @@ class Connection:
         else:
             try:
                 if self.is_tls:
-                    count = self.sock.recv_into(view)
+                    count = self._receive_records(view)
                 else:
                     count = self.sock.recv_into(view, len(view), socket.MSG_WAITALL)
             except _TIMEOUTS:
@@ -175,6 +175,17 @@ class Connection:
                 raise Disconnected from error
         if self.bandwidth:
             self._pace(count)
+        return count
+
+    def _receive_records(self, view: memoryview) -> int:
+        """What MSG_WAITALL does, over TLS: its records are small pieces for hashing and writing."""
+        count = 0
+        try:
+            while count < len(view) and (more := self.sock.recv_into(view[count:])):
+                count += more
+        except TimeoutError:
+            if not count:
+                raise
         return count
 
     def receive_line(self) -> bytes:
@@ -214,7 +225,7 @@ class Connection:
             self.send(data)
             return
         view = memoryview(data)
-        step = self._step()
+        step = self.step()
         for at in range(0, len(view), step):
             piece = view[at : at + step]
             self.send(piece)
@@ -224,7 +235,7 @@ class Connection:
         """Bytes of a file: by sendfile(2) where no encryption is in the way."""
         end = offset + length
         while offset < end:
-            step = min(end - offset, self._step() if self.bandwidth else 4 << 20)
+            step = min(end - offset, self.step() if self.bandwidth else 4 << 20)
             try:
                 if self.is_tls:
                     view = memoryview(buffer)[: min(step, len(buffer))]
@@ -240,8 +251,9 @@ class Connection:
             if self.bandwidth:
                 self._pace(count)
 
-    def _step(self) -> int:
-        return max(1, min(65536, self.bandwidth // 20))
+    def step(self) -> int:
+        """Bytes between two looks at the clock: 20 ms' worth."""
+        return max(1, min(1 << 20, self.bandwidth // 50))
 
     def _pace(self, count: int) -> None:
         """Sleep until `count` more bytes are due."""
@@ -335,7 +347,7 @@ class Body:
             return 0
         step = min(len(view), self._remaining)
         if self._connection.bandwidth:
-            step = min(step, max(1, min(65536, self._connection.bandwidth // 20)))
+            step = min(step, self._connection.step())
         count = self._connection.receive_into(view[:step])
         if not count:
             raise OssError("IncompleteBody", close=True)
