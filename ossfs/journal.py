@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass, field
 
 from ossfs.errors import NotFound, StoreError
-from ossfs.store.base import ObjectStore
+from ossfs.store.base import WRITE_ID, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,17 @@ class FileJournal:
         self._open.discard((key, upload_id))
         self._write({"do": "ended", "key": key, "id": upload_id})
 
-    def hidden_created(self, key: str, *, restore_to: str | None = None) -> None:
-        """A hidden object is about to be made; with restore_to it is the only copy of that key."""
+    def hidden_created(self, key: str, *, restore_to: str | None = None, write_id: str | None = None) -> None:
+        """A hidden object is about to be made.
+
+        With restore_to it is the only copy of what that key held, for as long as the key holds an
+        object with this write_id.
+        """
         self._open.add((key, ""))
         line = {"do": "hidden", "key": key}
-        if restore_to is not None:
+        if restore_to is not None and write_id is not None:
             line["restore_to"] = restore_to
+            line["write_id"] = write_id
         self._write(line)
 
     def hidden_deleted(self, key: str) -> None:
@@ -82,7 +87,8 @@ class Leftovers:
     bucket: str = ""
     endpoint: str = ""
     uploads: set[tuple[str, str]] = field(default_factory=set)
-    hidden: dict[str, str | None] = field(default_factory=dict)
+    hidden: dict[str, tuple[str | None, set[str]]] = field(default_factory=dict)
+    """Hidden key to the key that it is the old version of, and the write ids of what replaced that."""
 
 
 def read(path: str) -> Leftovers:
@@ -100,7 +106,10 @@ def read(path: str) -> Leftovers:
                     case "ended":
                         found.uploads.discard((line["key"], line["id"]))
                     case "hidden":
-                        found.hidden[line["key"]] = line.get("restore_to")
+                        ids = found.hidden.get(line["key"], (None, set()))[1]
+                        found.hidden[line["key"]] = line.get("restore_to"), ids
+                        if "write_id" in line:
+                            ids.add(line["write_id"])
                     case "deleted":
                         found.hidden.pop(line["key"], None)
             except (ValueError, KeyError, TypeError):
@@ -146,13 +155,19 @@ async def _clean(store: ObjectStore, left: Leftovers) -> int:
         await store.abort(key, upload_id)
         log.info("aborted an upload of %s that a dead mount left", key)
         removed += 1
-    for key, restore_to in sorted(left.hidden.items()):
-        if restore_to is not None:
-            try:
-                await store.copy(key, restore_to)
-                log.warning("%s: its old version is put back; a dead mount had not finished it", restore_to)
-            except NotFound:
-                continue  # it had not been copied yet, so the original was not touched
+    for key, (restore_to, write_ids) in sorted(left.hidden.items()):
+        if restore_to is not None and await _unfinished(store, restore_to, write_ids):
+            await store.copy(key, restore_to)
+            log.warning("%s: its old version is put back; a dead mount had not finished it", restore_to)
         await store.delete(key)
         removed += 1
     return removed
+
+
+async def _unfinished(store: ObjectStore, key: str, write_ids: set[str]) -> bool:
+    """Does the key hold what the dead mount had put there unfinished, and nothing later?"""
+    try:
+        info = await store.head(key)
+    except NotFound:
+        return False
+    return info.headers.meta.get(WRITE_ID) in write_ids

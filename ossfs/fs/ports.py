@@ -71,7 +71,9 @@ class Journal(Protocol):
 
     def upload_ended(self, key: str, upload_id: str) -> None: ...
 
-    def hidden_created(self, key: str, *, restore_to: str | None = None) -> None: ...
+    def hidden_created(
+        self, key: str, *, restore_to: str | None = None, write_id: str | None = None
+    ) -> None: ...
 
     def hidden_deleted(self, key: str) -> None: ...
 
@@ -95,7 +97,7 @@ class NoJournal:
     def upload_ended(self, key: str, upload_id: str) -> None:
         pass
 
-    def hidden_created(self, key: str, *, restore_to: str | None = None) -> None:
+    def hidden_created(self, key: str, *, restore_to: str | None = None, write_id: str | None = None) -> None:
         pass
 
     def hidden_deleted(self, key: str) -> None:

@@ -108,4 +108,5 @@ class Staging:
 
 def default_directory() -> str:
     """Where staging files go when nothing is said: /var/tmp is on a disk, where /tmp may be memory."""
-    return os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir())
+    on_disk = "/var/tmp"  # noqa: S108  files there are made with O_TMPFILE: they never have a name
+    return os.environ.get("TMPDIR") or (on_disk if os.path.isdir(on_disk) else tempfile.gettempdir())

@@ -49,6 +49,7 @@ from ossfs.fs.content import (
 from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import FileNode, Version
+from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
 from ossfs.store.base import ListedObject, PutResult
 
@@ -94,7 +95,8 @@ class Writer:
         """Counts commits; a read that spanned one starts over."""
         self._last_commit = float("-inf")
         self._timer_armed = False
-        self._rescue: Version | None = None
+        self._checkpointing = False
+        self.rescue = Rescue(ctx, hidden)
         ctx.budget.pressers.append(self._press)
 
     def _new_content(self, base_size: int) -> Content:
@@ -302,7 +304,7 @@ class Writer:
         node = self.node
         assert node.attrs is not None
         if not self.data_dirty and self.base is not None:
-            await self._store_attributes(key)
+            await self._store_attributes(key, secrets.token_hex(16))
             return
         if self.sender.upload is not None and self.sender.upload.key != key:
             await self.sender.abort()
@@ -311,6 +313,7 @@ class Writer:
         forbid = self.created and not self.ctx.config.versioned
         if self.created and self.ctx.config.versioned:
             await self._check_absent(key)
+        attrs_id = secrets.token_hex(16)
         plan = self._plan()
         if plan.kind == "put":
             sent = await with_tags(self.ctx, attrs, self.original)
@@ -320,7 +323,7 @@ class Writer:
                 plan,
                 self.base,
                 sent,
-                secrets.token_hex(16),
+                attrs_id,
                 forbid_overwrite=forbid,
                 read_staged=self.sender.staging.read,
             )
@@ -334,14 +337,15 @@ class Writer:
                 key, upload.upload_id, parts, forbid_overwrite=forbid, write_id=upload.write_id
             )
             self.sender.completed()
-            attrs = upload.attrs
+            attrs, attrs_id = upload.attrs, upload.write_id
         self.content.committed()
         self._committed(key, result, self.content.size)
         # What was set after Initiate cannot ride on the upload: one copy onto itself.
         self.attrs_dirty = attrs != node.attrs
         if self.attrs_dirty:
-            await self._store_attributes(key)
-        await self._end_rescue()
+            await self._store_attributes(key, attrs_id)
+        if not self._checkpointing:
+            await self.rescue.finished()
 
     def _plan(self) -> Plan:
         try:
@@ -353,11 +357,8 @@ class Writer:
         try:
             self.content.forget_upload()
         except LostBytes as error:
-            raise PosixError(
-                errno.EIO,
-                f"{self.node.name}: parts of it were lost with their upload: {error}",
-                level=logging.ERROR,
-            ) from error
+            what = f"{self.node.name}: parts of it were lost with their upload: {error}"
+            raise PosixError(errno.EIO, what, level=logging.ERROR) from error
 
     async def _check_absent(self, key: str) -> None:
         """forbid-overwrite does nothing on a versioned bucket: look first.  A race remains."""
@@ -367,14 +368,14 @@ class Writer:
             return
         raise AlreadyExists("the name was taken meanwhile", operation="PutObject", key=key)
 
-    async def _store_attributes(self, key: str) -> None:
+    async def _store_attributes(self, key: str, write_id: str) -> None:
         """Attributes alone: a copy onto itself."""
         node = self.node
         assert node.attrs is not None and self.base is not None
         attrs = node.attrs.copy()
         large = self.base.size > limits.MAX_SINGLE_COPY_SIZE
         sent = await with_tags(self.ctx, attrs, self.base) if large else attrs
-        result = await copy_object(self.ctx, self.base, key, sent, write_id=secrets.token_hex(16))
+        result = await copy_object(self.ctx, self.base, key, sent, write_id=write_id)
         self._committed(key, result, self.base.size, self.base.crc64)
         self.attrs_dirty = attrs != node.attrs
 
@@ -455,23 +456,14 @@ class Writer:
         writer ends in failure, or by the next mount if this one dies.
         """
         node = self.node
-        rescue = self._rescue
-        if self.original is not None and rescue is None and node.hidden_key is None:
-            key = self.ctx.inodes.key(node)
-            saved = self.hidden.fresh("rescue")
-            result = await copy_object(self.ctx, self.original, saved, None)
-            self.ctx.journal.hidden_created(saved, restore_to=key)
-            rescue = Version(saved, result.etag, self.original.size, self.original.crc64)
-        self._rescue = None  # kept through this commit, which is not the last
+        if node.hidden_key is None:
+            upload = await self.sender.ensure_upload()
+            await self.rescue.before_checkpoint(self.original, upload.key, upload.write_id)
+        self._checkpointing = True
         try:
             await self.commit_locked(to_hidden=True)
         finally:
-            self._rescue = rescue
-
-    async def _end_rescue(self) -> None:
-        if self._rescue is not None:
-            rescue, self._rescue = self._rescue, None
-            await self.hidden.delete(rescue.key)
+            self._checkpointing = False
 
     # -- failure
 
@@ -493,12 +485,8 @@ class Writer:
             if self.ended:
                 return
             await self.sender.abort()
-            if self._rescue is not None:
-                rescue, self._rescue = self._rescue, None
-                key = self.ctx.inodes.key(self.node)
-                async with self.ctx.keys.hold(key):
-                    await self.ctx.store.copy(rescue.key, key)
-                await self.hidden.delete(rescue.key)
+            if self.rescue.active:
+                await self.rescue.restore(self.ctx.inodes.key(self.node))
             self._end()
         self._forget_node()
 
