@@ -21,7 +21,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import quote, unquote_to_bytes
-from xml.sax.saxutils import escape
 
 import oss2
 
@@ -34,10 +33,8 @@ from ossfs.errors import (
     ServerFault,
     StoreError,
 )
-from ossfs.limits import MAX_KEY_BYTES
 from ossfs.metrics import Metrics
 from ossfs.store.answers import (
-    content_range,
     crc_of,
     error_from,
     etag_of,
@@ -59,10 +56,20 @@ from ossfs.store.base import (
     PutResult,
     UploadInfo,
 )
-from ossfs.store.checksum import Crc64, combine, crc64
+from ossfs.store.checksum import Crc64, crc64
 from ossfs.store.connection import Head
 from ossfs.store.credentials import CredentialsProvider, make_auth
 from ossfs.store.listing import parse_deleted, parse_listing, parse_time, parse_uploads, parse_xml
+from ossfs.store.request import (
+    Receiver,
+    check_key,
+    complete_document,
+    copy_source,
+    delete_document,
+    in_xml,
+    whole_crc,
+    write_headers,
+)
 from ossfs.store.retry import RetryStore
 from ossfs.store.transport import Exchange, Response, Session, tls_context
 from ossfs.store.workers import Workers
@@ -73,8 +80,6 @@ T = TypeVar("T")
 logging.getLogger("oss2").setLevel(logging.WARNING)
 
 _ENDPOINT: Final = re.compile(r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?/?\Z")
-_UNXML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-"""Characters that XML 1.0 cannot carry in any form."""
 
 
 @dataclass(frozen=True)
@@ -97,107 +102,6 @@ class StoreConfig:
     connect_timeout: float = 10.0
     io_timeout: float = 30.0
     call_timeout: float = 60.0
-
-
-def check_key(key: str, operation: str) -> None:
-    """Refuse keys that must never be sent.
-
-    "." and ".." are normalised away by HTTP libraries and proxies, percent-encoded or not, so that a
-    DELETE would reach the bucket itself.  Raises InvalidRequest.
-    """
-    if key in ("", ".", ".."):
-        problem = f"{key!r} is not a key"
-    else:
-        try:
-            if len(key.encode()) <= MAX_KEY_BYTES:
-                return
-            problem = f"keys have at most {MAX_KEY_BYTES} bytes"
-        except UnicodeEncodeError:
-            problem = "keys are UTF-8"
-    raise InvalidRequest(problem, operation=operation, key=key, code="InvalidObjectName")
-
-
-def _write_headers(headers: ObjectHeaders, encrypt: str | None) -> dict[str, str]:
-    """ObjectHeaders as the request's headers."""
-    named = {
-        "Content-Type": headers.content_type or "application/octet-stream",
-        "Cache-Control": headers.cache_control,
-        "Content-Disposition": headers.content_disposition,
-        "Content-Encoding": headers.content_encoding,
-        "Content-Language": headers.content_language,
-        "Expires": headers.expires,
-        "x-oss-storage-class": headers.storage_class,
-        "x-oss-server-side-encryption": headers.encryption or encrypt,
-        "x-oss-server-side-encryption-key-id": headers.encryption_key_id,
-        "x-oss-server-side-data-encryption": headers.data_encryption,
-        "x-oss-object-acl": headers.acl,
-        "x-oss-tagging": headers.tagging,
-    }
-    result = {name: value for name, value in named.items() if value}
-    for name, value in headers.meta.items():
-        result[f"x-oss-meta-{name}"] = value
-    return result
-
-
-def _copy_source(bucket: str, key: str) -> str:
-    return f"/{bucket}/{quote(key, safe='')}"
-
-
-class _Receiver:
-    """Checks the head of a ranged GET, and the CRC when the answer is the whole object."""
-
-    def __init__(
-        self,
-        key: str,
-        into: memoryview,
-        start: int,
-        progress: Progress | None,
-        attempt: Attempt | None,
-    ) -> None:
-        self.attempt = attempt
-        self.key = key
-        self.into = into
-        self.start = start
-        self.progress = progress
-        self.info: ObjectInfo | None = None
-        self.size = 0
-        self._crc: Crc64 | None = None
-        self._done = 0
-
-    def on_head(self, head: Head) -> int:
-        headers = head.headers
-        if head.length is None:
-            raise ServerFault("the answer does not say how long it is")
-        if head.status == 206:
-            start, end, whole = content_range(headers)
-            if start != self.start or end - start != head.length:
-                raise ServerFault(f"asked for bytes from {self.start}, got {headers['content-range']!r}")
-            if end != min(whole, self.start + len(self.into)):
-                raise ServerFault(f"asked for {len(self.into)} bytes, got {headers['content-range']!r}")
-        elif head.status == 200 and self.start == 0 and head.length <= len(self.into):
-            whole = head.length
-        else:
-            # The service ignored the range: its default behaviour when it does not like one.
-            raise ServerFault(f"asked for a range, got status {head.status}", status=head.status)
-        self.info = object_info(self.key, headers, whole)
-        self.size = head.length
-        if self.attempt is not None:
-            self.attempt.etag = self.info.etag
-        if self.start == 0 and head.length == whole and self.info.crc64 is not None:
-            self._crc = Crc64()
-        return head.length
-
-    def on_data(self, count: int) -> None:
-        if self._crc is not None:
-            self._crc.update(self.into[self._done : count])
-            self._done = count
-            assert self.info is not None
-            if count == self.size and self._crc.value != self.info.crc64:
-                raise ChecksumMismatch(
-                    f"the CRC-64 of the bytes received is {self._crc.value}, the object's {self.info.crc64}"
-                )
-        if self.progress is not None:
-            self.progress(count)
 
 
 class OssStore:
@@ -245,7 +149,7 @@ class OssStore:
         params: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
         body: Sequence[Buffer] = (),
-        receiver: _Receiver | None = None,
+        receiver: Receiver | None = None,
         once: bool = False,
         read: bool = False,
         patient: bool = False,
@@ -355,7 +259,7 @@ class OssStore:
         }
         if etag is not None:
             headers["If-Match"] = f'"{etag}"'
-        receiver = _Receiver(key, view, start, progress, current_attempt.get())
+        receiver = Receiver(key, view, start, progress, current_attempt.get())
 
         def finish(response: Response) -> tuple[ObjectInfo, int]:
             assert receiver.info is not None
@@ -456,7 +360,7 @@ class OssStore:
         forbid_overwrite: bool = False,
     ) -> PutResult:
         check_key(key, "PutObject")
-        sent = _write_headers(headers, self._config.encrypt)
+        sent = write_headers(headers, self._config.encrypt)
         if forbid_overwrite:
             sent["x-oss-forbid-overwrite"] = "true"
         views = [memoryview(buffer).cast("B") for buffer in body]
@@ -489,7 +393,7 @@ class OssStore:
         check_key(source, "CopyObject")
         check_key(key, "CopyObject")
         if headers is not None:
-            sent = _write_headers(headers, self._config.encrypt)
+            sent = write_headers(headers, self._config.encrypt)
             sent["x-oss-metadata-directive"] = "REPLACE"
             if headers.tagging is not None:
                 sent["x-oss-tagging-directive"] = "Replace"
@@ -497,7 +401,7 @@ class OssStore:
             sent = {"x-oss-metadata-directive": "COPY"}
             if self._config.encrypt:
                 sent["x-oss-server-side-encryption"] = self._config.encrypt
-        sent["x-oss-copy-source"] = _copy_source(self._name, source)
+        sent["x-oss-copy-source"] = copy_source(self._name, source)
         if etag is not None:
             sent["x-oss-copy-source-if-match"] = f'"{etag}"'
         if forbid_overwrite:
@@ -524,17 +428,13 @@ class OssStore:
         if not keys:
             return []
         # What XML has no way to write is deleted by itself.
-        odd = [key for key in keys if _UNXML.search(key)]
-        for key in odd:
-            await self.delete(key)
-        names = [key for key in keys if not _UNXML.search(key)] if odd else keys
+        names = [key for key in keys if in_xml(key)]
+        for key in keys:
+            if not in_xml(key):
+                await self.delete(key)
         if not names:
             return []
-        entities = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
-        listed = "".join(f"<Object><Key>{escape(key, entities)}</Key></Object>" for key in names)
-        document = (
-            f'<?xml version="1.0" encoding="UTF-8"?><Delete><Quiet>false</Quiet>{listed}</Delete>'.encode()
-        )
+        document = delete_document(names)
         digest = hashlib.md5(document, usedforsecurity=False).digest()
         headers = {"Content-MD5": b64encode(digest).decode(), "Content-Type": "application/xml"}
         deleted = await self._run(
@@ -551,7 +451,7 @@ class OssStore:
 
     async def initiate(self, key: str, headers: ObjectHeaders, *, forbid_overwrite: bool = False) -> str:
         check_key(key, "InitiateMultipartUpload")
-        sent = _write_headers(headers, self._config.encrypt)
+        sent = write_headers(headers, self._config.encrypt)
         if forbid_overwrite:
             sent["x-oss-forbid-overwrite"] = "true"
 
@@ -605,7 +505,7 @@ class OssStore:
         check_key(source, "UploadPartCopy")
         check_key(key, "UploadPartCopy")
         headers = {
-            "x-oss-copy-source": _copy_source(self._name, source),
+            "x-oss-copy-source": copy_source(self._name, source),
             "x-oss-copy-source-range": f"bytes={start}-{start + length - 1}",
         }
         if etag is not None:
@@ -635,11 +535,7 @@ class OssStore:
         write_id: str | None = None,
     ) -> PutResult:
         check_key(key, "CompleteMultipartUpload")
-        listed = "".join(
-            f"<Part><PartNumber>{part.number}</PartNumber><ETag>&quot;{escape(part.etag)}&quot;</ETag></Part>"
-            for part in parts
-        )
-        document = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
+        document = complete_document(parts)
         headers = {"Content-Type": "application/xml"}
         if forbid_overwrite:
             headers["x-oss-forbid-overwrite"] = "true"
@@ -680,16 +576,6 @@ class OssStore:
         check_key(key, "SignUrl")
         url: str = self._bucket.sign_url(method, key, expires)
         return url
-
-
-def whole_crc(parts: Sequence[PartResult]) -> int | None:
-    """The CRC of the parts' bytes in order, or None when one of them is not known."""
-    crc = 0
-    for part in parts:
-        if part.crc64 is None:
-            return None
-        crc = combine(crc, part.crc64, part.size)
-    return crc
 
 
 def _refusal(exchange: Exchange, head: Head, body: bytes) -> StoreError:

@@ -50,7 +50,7 @@ from ossfs.store.base import (
     PutResult,
     UploadInfo,
 )
-from ossfs.store.checksum import combine
+from ossfs.store.request import whole_crc
 
 log = logging.getLogger(__name__)
 
@@ -373,14 +373,7 @@ class RetryStore:
         write_id: str | None = None,
     ) -> PutResult:
         async def settle() -> PutResult | None:
-            crc: int | None = 0
-            for part in parts:
-                crc = (
-                    combine(crc, part.crc64, part.size)
-                    if crc is not None and part.crc64 is not None
-                    else None
-                )
-            return await self._settled(key, write_id, sum(part.size for part in parts), crc)
+            return await self._settled(key, write_id, sum(part.size for part in parts), whole_crc(parts))
 
         result, _ = await self._call(
             lambda: self.once.complete(

@@ -10,14 +10,12 @@ Bodies are kept as views that copies share, so a part copied a thousand times co
 from __future__ import annotations
 
 import builtins
-import hashlib
-import re
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from urllib.parse import parse_qsl
 
@@ -52,130 +50,23 @@ from ossfs.store.base import (
     UploadInfo,
 )
 from ossfs.store.checksum import combine, crc64
+from tests.support.memory_model import (
+    ARCHIVES,
+    META_NAME,
+    OPERATIONS,
+    READS,
+    Fault,
+    Part,
+    StoredObject,
+    Upload,
+    copy_headers,
+    cut,
+    md5,
+)
 
-OPERATIONS = {
-    "list": "ListObjects",
-    "head": "HeadObject",
-    "get": "GetObject",
-    "put": "PutObject",
-    "copy": "CopyObject",
-    "delete": "DeleteObject",
-    "delete_many": "DeleteMultipleObjects",
-    "initiate": "InitiateMultipartUpload",
-    "put_part": "UploadPart",
-    "copy_part": "UploadPartCopy",
-    "complete": "CompleteMultipartUpload",
-    "abort": "AbortMultipartUpload",
-    "list_uploads": "ListMultipartUploads",
-    "get_symlink": "GetSymlink",
-    "get_tagging": "GetObjectTagging",
-    "bucket_info": "GetBucketInfo",
-    "bucket_stat": "GetBucketStat",
-}
-_READS = {"list", "head", "get", "list_uploads", "get_symlink", "get_tagging", "bucket_info", "bucket_stat"}
-_ARCHIVES = {"Archive", "ColdArchive", "DeepColdArchive"}
-_META_NAME = re.compile(r"[a-z0-9-]+\Z")
+__all__ = ["Fault", "MemoryStore", "StoredObject"]
 
 Hook = Callable[[str, str], Awaitable[None]]
-
-
-@dataclass
-class Fault:
-    """One scripted failure.
-
-    op: name of the method ("put_part"), or "" for any.  key: exact key, None for any.
-    number: the part number of put_part and copy_part, None for any.
-    error: raised instead of doing the work (a StoreError class is instantiated, an instance raised).
-    skip: so many matching calls pass first.  count: so many fail; -1 for ever.
-    lose: do the work, then raise ConnectionLost (or *error*): a lost answer.
-    delay: seconds to wait before anything else; the fault may be nothing but that.
-    cut: get only: deliver so many bytes and raise ShortBody (or *error*).
-    flip: get only: the first delivered byte is wrong (nobody notices unless they check).
-    """
-
-    op: str = ""
-    key: str | None = None
-    number: int | None = None
-    error: StoreError | type[StoreError] | None = None
-    skip: int = 0
-    count: int = 1
-    lose: bool = False
-    delay: float = 0.0
-    cut: int | None = None
-    flip: bool = False
-    hits: int = 0
-    """How often it has struck."""
-
-    def make_error(self, default: type[StoreError], op: str, key: str) -> StoreError:
-        error = self.error if self.error is not None else default
-        if isinstance(error, StoreError):
-            return error
-        return error("scripted fault", operation=OPERATIONS[op], key=key)
-
-
-@dataclass
-class StoredObject:
-    """An object as the bucket keeps it; tests may look at it and change it."""
-
-    pieces: list[memoryview]
-    size: int
-    etag: str
-    crc64: int | None
-    last_modified: int
-    headers: ObjectHeaders
-    object_type: str = "Normal"
-    storage_class: str = "Standard"
-    tagging: str = ""
-    acl: str | None = None
-    symlink_target: str | None = None
-    restore: str | None = None
-
-    @property
-    def data(self) -> bytes:
-        return b"".join(self.pieces)
-
-
-@dataclass
-class _Part:
-    pieces: list[memoryview]
-    size: int
-    etag: str
-    crc64: int
-
-
-@dataclass
-class _Upload:
-    key: str
-    upload_id: str
-    headers: ObjectHeaders
-    initiated: int
-    parts: dict[int, _Part] = field(default_factory=dict)
-
-
-def _copy_headers(headers: ObjectHeaders) -> ObjectHeaders:
-    return replace(headers, meta=dict(headers.meta))
-
-
-def _cut(pieces: Sequence[memoryview], start: int, length: int) -> list[memoryview]:
-    result = []
-    for piece in pieces:
-        if start >= len(piece):
-            start -= len(piece)
-            continue
-        if length <= 0:
-            break
-        part = piece[start : start + length]
-        result.append(part)
-        length -= len(part)
-        start = 0
-    return result
-
-
-def _md5(pieces: Sequence[Buffer]) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest().upper()
 
 
 class MemoryStore:
@@ -210,7 +101,7 @@ class MemoryStore:
         self.crc_of_copied_parts = crc_of_copied_parts
         self.versioning = versioning
         self.objects: dict[str, StoredObject] = {}
-        self.uploads: dict[str, _Upload] = {}
+        self.uploads: dict[str, Upload] = {}
         self.immutable: set[str] = set()
         """Keys under retention: they can be neither replaced nor deleted."""
         self.faults: list[Fault] = []
@@ -239,7 +130,7 @@ class MemoryStore:
         last_modified: int | None = None,
     ) -> StoredObject:
         """Put an object as another client would, without a call being counted."""
-        headers = _copy_headers(headers) if headers else ObjectHeaders()
+        headers = copy_headers(headers) if headers else ObjectHeaders()
         headers.storage_class = storage_class
         made = self._store(key, [memoryview(data)], headers, object_type=object_type)
         made.symlink_target = symlink_target
@@ -300,7 +191,7 @@ class MemoryStore:
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
-            with trio.CancelScope(shield=op not in _READS):
+            with trio.CancelScope(shield=op not in READS):
                 fault = self._pick(op, key, number)
                 if self.latency:
                     await trio.sleep(self.latency)
@@ -343,7 +234,7 @@ class MemoryStore:
     def _check_headers(self, op: str, key: str, headers: ObjectHeaders) -> None:
         size = 0
         for name, value in headers.meta.items():
-            if not _META_NAME.match(name) or not value.isascii():
+            if not META_NAME.match(name) or not value.isascii():
                 raise self._fail(InvalidRequest, op, key, 400, "InvalidArgument", f"bad metadata {name!r}")
             size += len(name) + len(value)
         if size >= MAX_META_BYTES:
@@ -366,7 +257,7 @@ class MemoryStore:
         crc: int | None = None,
         has_crc: bool = True,
     ) -> StoredObject:
-        headers = _copy_headers(headers)
+        headers = copy_headers(headers)
         storage_class = headers.storage_class or "Standard"
         tagging, headers.tagging = headers.tagging, None
         acl, headers.acl = headers.acl, None
@@ -375,7 +266,7 @@ class MemoryStore:
         made = StoredObject(
             pieces=pieces,
             size=sum(len(piece) for piece in pieces),
-            etag=etag if etag is not None else _md5(pieces),
+            etag=etag if etag is not None else md5(pieces),
             crc64=(crc if crc is not None else crc64(pieces)) if has_crc else None,
             last_modified=self.now(),
             headers=headers,
@@ -408,7 +299,7 @@ class MemoryStore:
         return found, target
 
     def _info(self, key: str, found: StoredObject, target: StoredObject) -> ObjectInfo:
-        headers = _copy_headers(found.headers)
+        headers = copy_headers(found.headers)
         headers.storage_class = target.storage_class
         return ObjectInfo(
             key=key,
@@ -425,7 +316,7 @@ class MemoryStore:
         )
 
     def _readable(self, op: str, key: str, found: StoredObject) -> None:
-        if found.storage_class in _ARCHIVES and 'ongoing-request="false"' not in (found.restore or ""):
+        if found.storage_class in ARCHIVES and 'ongoing-request="false"' not in (found.restore or ""):
             raise self._fail(ObjectArchived, op, key, 403, "InvalidObjectState")
 
     def _take(self, body: Sequence[Buffer]) -> list[memoryview]:
@@ -437,8 +328,8 @@ class MemoryStore:
         """ETag and CRC of a range; remembered, since copies of one zero block are many."""
         known = (found.etag, start, length)
         if known not in self._digests:
-            pieces = _cut(found.pieces, start, length)
-            self._digests[known] = (_md5(pieces), crc64(pieces))
+            pieces = cut(found.pieces, start, length)
+            self._digests[known] = (md5(pieces), crc64(pieces))
         return self._digests[known]
 
     def _result(self, made: StoredObject, *, last_modified: bool = False) -> PutResult:
@@ -528,7 +419,7 @@ class MemoryStore:
             view = into.cast("B")
             wanted = min(len(view), target.size - start)
             done = 0
-            for piece in _cut(target.pieces, start, wanted):
+            for piece in cut(target.pieces, start, wanted):
                 if fault is not None and fault.cut is not None:
                     piece = piece[: fault.cut - done]
                 view[done : done + len(piece)] = piece
@@ -575,18 +466,18 @@ class MemoryStore:
             self._check_target("copy", key, forbid_overwrite)
             if headers is not None:
                 self._check_headers("copy", key, headers)
-                new = _copy_headers(headers)
+                new = copy_headers(headers)
             elif source == key:
                 new = ObjectHeaders()  # "request's metadata always replaces" when copied onto itself
             else:
-                new = replace(_copy_headers(found.headers), storage_class=None)
+                new = replace(copy_headers(found.headers), storage_class=None)
             if new.tagging is None:
                 new.tagging = found.tagging
             result_etag = found.etag
             if found.object_type in ("Multipart", "Appendable"):
                 result_etag = self._digest(found, 0, found.size)[0]
             if self.copy_changes_etag:
-                result_etag = _md5([f"{found.etag}{next(self._serial)}".encode()])
+                result_etag = md5([f"{found.etag}{next(self._serial)}".encode()])
             made = self._store(
                 key,
                 found.pieces,
@@ -624,10 +515,10 @@ class MemoryStore:
             self._check_headers("initiate", key, headers)
             self._check_target("initiate", key, forbid_overwrite)
             upload_id = f"{next(self._serial):032X}"
-            self.uploads[upload_id] = _Upload(key, upload_id, _copy_headers(headers), self.now())
+            self.uploads[upload_id] = Upload(key, upload_id, copy_headers(headers), self.now())
             return upload_id
 
-    def _upload(self, op: str, key: str, upload_id: str) -> _Upload:
+    def _upload(self, op: str, key: str, upload_id: str) -> Upload:
         upload = self.uploads.get(upload_id)
         if upload is None or upload.key != key:
             raise self._fail(NoSuchUpload, op, key, 404, "NoSuchUpload")
@@ -640,7 +531,7 @@ class MemoryStore:
             upload = self._upload("put_part", key, upload_id)
             if not 1 <= number <= MAX_PARTS:
                 raise self._fail(InvalidRequest, "put_part", key, 400, "InvalidArgument")
-            part = _Part(pieces, sum(map(len, pieces)), _md5(pieces), crc64(pieces))
+            part = Part(pieces, sum(map(len, pieces)), md5(pieces), crc64(pieces))
             upload.parts[number] = part
             return PartResult(number, part.size, part.etag, part.crc64)
 
@@ -665,7 +556,7 @@ class MemoryStore:
             if not 1 <= number <= MAX_PARTS or length <= 0 or start + length > found.size:
                 raise self._fail(InvalidRequest, "copy_part", key, 400, "InvalidArgument")
             part_etag, part_crc = self._digest(found, start, length)
-            upload.parts[number] = _Part(_cut(found.pieces, start, length), length, part_etag, part_crc)
+            upload.parts[number] = Part(cut(found.pieces, start, length), length, part_etag, part_crc)
             return PartResult(number, length, part_etag, None)
 
     async def complete(
@@ -699,7 +590,7 @@ class MemoryStore:
             for have in chosen:
                 crc = combine(crc, have.crc64, have.size)
                 pieces.extend(have.pieces)
-            joined = _md5(["".join(part.etag for part in chosen).encode()])
+            joined = md5(["".join(part.etag for part in chosen).encode()])
             copied = any(part.crc64 is None for part in parts)
             made = self._store(
                 key,
