@@ -115,8 +115,7 @@ class RunningServer:
         except OSError as error:
             raise ServerError(f"can't listen on {config.host}:{config.port}: {error}") from error
         host, port = listener.getsockname()[:2]
-        if host in ("0.0.0.0", "::"):
-            host = "127.0.0.1"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         self._service.endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.url = f"{'http' if self._tls is None else 'https'}://{self._service.endpoint}"
         return listener
@@ -137,7 +136,14 @@ class RunningServer:
             thread = threading.Thread(target=self._converse, args=(sock,), name="oss-connection", daemon=True)
             with self._connections_lock:
                 self._connections[sock] = thread
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                # No thread to be had: this client is turned away, the next may do better.
+                with self._connections_lock:
+                    del self._connections[sock]
+                self._places.release()
+                sock.close()
 
     def _wait_for_place(self) -> bool:
         """Wait until a connection ends if there are too many; False: the server stops."""

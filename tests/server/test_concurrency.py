@@ -90,6 +90,17 @@ def test_readers_see_one_version(
     assert len(list((tmp_path / "oss/blobs").glob("*/*"))) <= 1
 
 
+def test_a_client_for_whom_there_is_no_thread(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_start)
+        with wire.socket() as sock:
+            assert sock.recv(1) == b""
+    assert wire("GET", params={"location": ""}).status == 200
+
+
 def test_more_connections_than_places_wait(start: Callable[..., RunningServer]) -> None:
     wire = Wire(start(max_connections=2))
     assert set(_race(lambda number: wire("PUT", str(number), body=b"x").status)) == {200}
