@@ -29,10 +29,8 @@ SIZE = 8 << 20
 TOTAL = 512 << 20
 
 
-async def timed(
-    what: str, concurrency: int, work: Callable[[int], Awaitable[None]], scale: float, unit: str
-) -> None:
-    """Run *work* that many times at once and print its rate and CPU."""
+async def timed(what: str, concurrency: int, work: Callable[[int], Awaitable[None]]) -> None:
+    """Run *work* that many times at once and print the rate of TOTAL bytes, and the CPU."""
     cpu, wall = time.process_time(), time.perf_counter()
     async with trio.open_nursery() as nursery:
         for number in range(concurrency):

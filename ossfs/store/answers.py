@@ -159,6 +159,7 @@ def object_info(key: str, headers: dict[str, str], size: int) -> ObjectInfo:
     """What the headers of a HEAD or GET say.  size: of the whole object, in bytes."""
     get = headers.get
     storage_class = get("x-oss-storage-class", "Standard")
+    object_type = get("x-oss-object-type", "Normal")
     kept = ObjectHeaders(
         meta={name[len(_META) :]: value for name, value in headers.items() if name.startswith(_META)},
         content_type=get("content-type"),
@@ -178,8 +179,9 @@ def object_info(key: str, headers: dict[str, str], size: int) -> ObjectInfo:
         etag=etag_of(headers),
         last_modified=http_date(get("last-modified", "")),
         server_date=http_date(get("date", "")),
-        crc64=crc_of(headers),
-        object_type=get("x-oss-object-type", "Normal"),
+        # Of a symlink the body is the target's and most headers are the link's: whose CRC is not said.
+        crc64=crc_of(headers) if object_type != "Symlink" else None,
+        object_type=object_type,
         storage_class=storage_class,
         headers=kept,
         tag_count=_number(headers, "x-oss-tagging-count") or 0,

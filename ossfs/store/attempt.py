@@ -22,20 +22,27 @@ line is not cut off, while one that trickles is."""
 class Attempt:
     """The limit of one attempt.
 
-    limit: on time.monotonic(), seconds.  moved: bytes sent and received so far.
+    limit, started, last: seconds on time.monotonic(); last is when bytes moved last.
+    moved: bytes sent and received so far.
     etag: of the object whose bytes began to arrive, or None.
     """
 
-    __slots__ = ("etag", "limit", "moved", "started")
+    __slots__ = ("etag", "last", "limit", "moved", "started")
 
     def __init__(self, seconds: float) -> None:
-        self.started = time.monotonic()
+        self.started = self.last = time.monotonic()
         self.limit = self.started + seconds
         self.moved = 0
         self.etag: str | None = None
 
-    def progressed(self, count: int) -> None:
+    @property
+    def busy(self) -> float:
+        """Seconds from the start to the last byte that moved: waiting in vain is not in it."""
+        return self.last - self.started
+
+    def progressed(self, count: int, now: float) -> None:
         """*count* more bytes have moved."""
+        self.last = now
         self.moved += count
         self.limit += count / MIN_RATE
 

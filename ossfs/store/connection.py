@@ -95,8 +95,8 @@ class Watch:
 
     def progressed(self, count: int) -> None:
         """*count* bytes have moved."""
-        self._attempt.progressed(count)
         self._last = now = time.monotonic()
+        self._attempt.progressed(count, now)
         if now > self._attempt.limit:
             self.check()
 

@@ -74,6 +74,8 @@ from ossfs.store.retry import RetryStore
 from ossfs.store.transport import Exchange, Response, Session, tls_context
 from ossfs.store.workers import Workers
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # oss2 writes the canonical request, security token included, into its debug log.
@@ -608,8 +610,14 @@ async def open_store(
     workers = Workers(config.max_connections, on_idle=session.prune)
     store = OssStore(config, credentials, metrics, workers, session)
 
+    if context is None:
+        log.info("plain http: parts of objects that are read are protected by no checksum")
+
     async def refresh() -> None:
-        await workers.run(credentials.refresh)
+        try:
+            await workers.run(credentials.refresh)
+        except ConfigError as error:
+            log.warning("the old credentials are kept: %s", error)
 
     try:
         yield RetryStore(store, call_timeout=config.call_timeout, metrics=metrics, refresh=refresh)

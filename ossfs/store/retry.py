@@ -4,7 +4,7 @@ Threading: for the one trio thread.
 
 What is repeated: transient failures (5xx, 408, 429, RequestTimeout, broken connections, short
 bodies, CRC mismatches), after a pause of full jitter under an exponential ceiling, at least what
-Retry-After asks for, until the call's time is over.  Time in which bytes moved does not count.
+Retry-After asks for, until the call's time is over.  Time in which bytes moved is not counted.
 
 What a lost answer means: the work may have been done.  Repeating an unconditional put, copy, part or
 delete is harmless.  A request with a condition of its own (forbid-overwrite, source-if-match) or
@@ -28,6 +28,7 @@ from ossfs.errors import (
     AlreadyExists,
     DeadlineExceeded,
     NoSuchUpload,
+    NotFound,
     PreconditionFailed,
     StoreError,
     TokenExpired,
@@ -114,8 +115,7 @@ class RetryStore:
             number = 0
             while True:
                 number += 1
-                started = trio.current_time()
-                attempt = Attempt(max(0.1, expires - started))
+                attempt = Attempt(max(0.1, expires - trio.current_time()))
                 mark = current_attempt.set(attempt)
                 try:
                     return await attempt_call(), lost
@@ -143,8 +143,7 @@ class RetryStore:
                     lost = True
                     scope.shield = True  # the outcome is not known: see the module's text
                 now = trio.current_time()
-                if attempt.moved:
-                    expires = min(latest, expires + now - started)
+                expires = min(latest, expires + attempt.busy)
                 pause = self._pause(number, problem)
                 if (
                     not problem.retryable
@@ -253,7 +252,10 @@ class RetryStore:
         """The object at *key* as a result, if it is the one that was written under *write_id*."""
         if write_id is None:
             return None
-        info = await self.head(key)
+        try:
+            info = await self.head(key)
+        except NotFound:
+            return None
         if info.headers.meta.get(WRITE_ID) != write_id:
             return None
         if size is not None and info.size != size:
@@ -294,7 +296,10 @@ class RetryStore:
             if headers is not None:
                 return await self._settled(key, headers.meta.get(WRITE_ID), None, None)
             # The copy carries its source's write id, which says the same when the contents agree.
-            info = await self.head(source)
+            try:
+                info = await self.head(source)
+            except NotFound:
+                return None
             return await self._settled(key, info.headers.meta.get(WRITE_ID), info.size, info.crc64)
 
         conditional = forbid_overwrite or etag is not None

@@ -98,7 +98,7 @@ def test_object_headers() -> None:
             "last-modified": "Tue, 14 Nov 2023 22:13:20 GMT",
             "date": "Tue, 14 Nov 2023 22:13:21 GMT",
             "x-oss-hash-crc64ecma": "18446744073709551615",
-            "x-oss-object-type": "Symlink",
+            "x-oss-object-type": "Appendable",
             "x-oss-tagging-count": "3",
             "x-oss-restore": 'ongoing-request="true"',
             "x-oss-version-id": "V",
@@ -110,10 +110,12 @@ def test_object_headers() -> None:
         99,
     )
     assert (info.etag, info.last_modified, info.server_date) == ("ABC-2", 1700000000, 1700000001)
-    assert (info.crc64, info.size, info.object_type, info.tag_count) == (2**64 - 1, 99, "Symlink", 3)
+    assert (info.crc64, info.size, info.object_type, info.tag_count) == (2**64 - 1, 99, "Appendable", 3)
     assert (info.restore, info.version_id, info.storage_class) == ('ongoing-request="true"', "V", "Standard")
     assert (info.headers.meta, info.headers.encryption) == ({"mode": "33188"}, "KMS")
     assert (info.headers.encryption_key_id, info.headers.content_language) == ("key", "de")
+    link = {"x-oss-object-type": "Symlink", "x-oss-hash-crc64ecma": "1"}
+    assert object_info("k", link, 1).crc64 is None  # nobody says whose it is
     bare = object_info("k", {}, 0)
     assert (bare.etag, bare.crc64, bare.last_modified, bare.object_type) == ("", None, 0, "Normal")
 

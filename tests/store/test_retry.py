@@ -348,7 +348,7 @@ async def test_a_complete_of_somebody_else_is_not_ours(
         with pytest.raises(NoSuchUpload):
             await store.complete("m", upload, parts, write_id=write_id)  # type: ignore[arg-type]
         memory.remove("m")
-        with pytest.raises(NotFound):
+        with pytest.raises(NoSuchUpload):
             await store.complete("m", upload, parts, write_id="ours")  # type: ignore[arg-type]
 
 
@@ -463,7 +463,7 @@ async def test_time_in_which_bytes_move_does_not_count(
         await trio.sleep(9)
         attempt = current_attempt.get()
         assert attempt is not None
-        attempt.progressed(1000)
+        attempt.progressed(1000, attempt.started + 9)
 
     memory.before = before
     memory.faults.append(Fault("put", error=RequestTimeout, count=4))

@@ -307,7 +307,7 @@ class MemoryStore:
             etag=target.etag,
             last_modified=max(found.last_modified, target.last_modified),
             server_date=self.now(),
-            crc64=target.crc64,
+            crc64=target.crc64 if found is target else None,
             object_type=found.object_type,
             storage_class=target.storage_class,
             headers=headers,

@@ -1,0 +1,166 @@
+"""What is put on the wire: headers, directives, documents, presigned URLs."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from ossfs.errors import ServerFault, TokenExpired
+from ossfs.metrics import Metrics
+from ossfs.server import RunningServer
+from ossfs.store.base import ObjectHeaders, PartResult
+from ossfs.store.credentials import Credentials, PasswdFile, StaticCredentials
+from ossfs.store.oss import StoreConfig, open_store
+from tests.store.conftest import credentials_of
+from tests.store.scripted import Scripted, Talk, ok
+
+KEYS = StaticCredentials(Credentials("id", "secret"))
+Make = Callable[..., StoreConfig]
+
+
+def answers(*documents: bytes) -> list[Callable[[Talk], None]]:
+    def make(document: bytes) -> Callable[[Talk], None]:
+        def step(talk: Talk) -> None:
+            talk.head += "\r\n\r\n" + talk.read_body().decode()
+            seen.append(talk.head.lower())
+            talk.answer(200, document, ETag='"E"')
+
+        return step
+
+    seen.clear()
+    return [make(document) for document in documents]
+
+
+seen: list[str] = []
+COPIED = (
+    b'<CopyObjectResult><ETag>"E"</ETag>'
+    b"<LastModified>2023-11-14T22:13:20.000Z</LastModified></CopyObjectResult>"
+)
+STARTED = b"<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>"
+
+
+async def test_encryption_is_asked_for_on_all_that_is_written(wire_config: Make) -> None:
+    with trio.fail_after(10), Scripted(*answers(b"", STARTED, COPIED, COPIED, b"")) as server:
+        config = wire_config(server.url, encrypt="AES256")
+        async with open_store(config, KEYS, Metrics()) as store:
+            await store.once.put("k", [], ObjectHeaders())
+            await store.once.initiate("k", ObjectHeaders())
+            await store.once.copy("k", "c")
+            await store.once.copy("k", "c", headers=ObjectHeaders())
+            await store.once.put("k", [], ObjectHeaders(encryption="KMS", encryption_key_id="key"))
+    for head in seen[:4]:
+        assert "x-oss-server-side-encryption: aes256\r\n" in head
+    assert "x-oss-server-side-encryption: kms\r\n" in seen[4]
+    assert "x-oss-server-side-encryption-key-id: key\r\n" in seen[4]
+
+
+async def test_copies(wire_config: Make) -> None:
+    with trio.fail_after(10), Scripted(*answers(COPIED, COPIED, COPIED)) as server:
+        async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
+            result = await store.once.copy("a b/ü", "c", etag="OLD")
+            assert (result.etag, result.last_modified) == ("E", 1700000000)
+            headers = ObjectHeaders(meta={"m": "1"}, storage_class="IA", acl="private")
+            await store.once.copy("a", "c", headers=headers, forbid_overwrite=True)
+            await store.once.copy("a", "c", headers=ObjectHeaders(tagging=""))
+    assert "put /bkt/c http/1.1" in seen[0]
+    assert "x-oss-copy-source: /bkt/a%20b%2f%c3%bc\r\n" in seen[0]
+    assert 'x-oss-copy-source-if-match: "old"\r\n' in seen[0]
+    assert "x-oss-metadata-directive: copy\r\n" in seen[0]
+    assert "x-oss-metadata-directive: replace\r\n" in seen[1]
+    assert "x-oss-storage-class: ia\r\n" in seen[1]
+    assert "x-oss-object-acl: private\r\n" in seen[1]
+    assert "x-oss-forbid-overwrite: true\r\n" in seen[1]
+    assert "x-oss-tagging-directive" not in seen[1]
+    assert "x-oss-tagging-directive: replace\r\n" in seen[2]
+
+
+async def test_part_copies(wire_config: Make) -> None:
+    copied = b'<CopyPartResult><ETag>"P"</ETag></CopyPartResult>'
+    with trio.fail_after(10), Scripted(*answers(copied)) as server:
+        async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
+            part = await store.once.copy_part("k", "U", 3, "s", 100, 50, etag="OLD")
+    assert part == PartResult(3, 50, "P", None)
+    assert "x-oss-copy-source-range: bytes=100-149\r\n" in seen[0]
+    assert 'x-oss-copy-source-if-match: "old"\r\n' in seen[0]
+    assert "partnumber=3" in seen[0]
+
+
+async def test_native_symlinks(wire_config: Make) -> None:
+    def link(talk: Talk) -> None:
+        assert talk.head.startswith("GET /bkt/l?symlink HTTP/1.1")
+        talk.answer(200, b"", x_oss_symlink_target="dir%2Ft%C3%BCr")
+
+    with trio.fail_after(10), Scripted(link) as server:
+        async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
+            assert await store.get_symlink("l") == "dir/tür"
+
+
+async def test_a_complete_is_done_when_its_headers_say_so(wire_config: Make) -> None:
+    with trio.fail_after(10), Scripted(*answers(b"<cut off")) as server:
+        async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
+            result = await store.once.complete("k", "U", [PartResult(1, 1, 'A&"', None)])
+    assert result.etag == "E"
+    assert "<partnumber>1</partnumber><etag>&quot;a&amp;" in seen[0]
+
+
+@pytest.mark.parametrize("document", [b"", b"<x/>", b"<BucketStat><Storage>x</Storage></BucketStat>"])
+async def test_documents_that_make_no_sense(wire_config: Make, document: bytes) -> None:
+    with trio.fail_after(10), Scripted(*answers(document)) as server:
+        async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
+            calls = [store.once.initiate("k", ObjectHeaders()), store.once.bucket_info(), store.once.list("")]
+            if document != b"<x/>":
+                calls.append(store.once.bucket_stat())
+            for call in calls:
+                with pytest.raises(ServerFault):
+                    await call
+
+
+async def test_nothing_to_delete_asks_nobody(wire_config: Make) -> None:
+    async with open_store(wire_config("http://127.0.0.1:1"), KEYS, Metrics()) as store:
+        assert await store.delete_many([]) == []
+
+
+@pytest.mark.parametrize("region", [None, "cn-hangzhou"])
+async def test_presigned_urls_work_without_keys(
+    oss_server: RunningServer, wire_config: Make, region: str | None
+) -> None:
+    def fetch(url: str) -> bytes:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bytes(answer.read())
+
+    with trio.fail_after(10):
+        config = wire_config(oss_server.url, region=region)
+        async with open_store(config, credentials_of(oss_server), Metrics()) as store:
+            await store.put("a b/?c", [b"data"], ObjectHeaders())
+            url = store.sign_url("GET", "a b/?c", 60)
+            assert await trio.to_thread.run_sync(fetch, url) == b"data"
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                await trio.to_thread.run_sync(fetch, url[:-2])
+            caught.value.close()
+
+
+async def test_new_keys_are_read_when_the_old_ones_expire(
+    wire_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def expired(talk: Talk) -> None:
+        talk.error(403, "SecurityTokenExpired")
+
+    path = tmp_path / "passwd"
+    path.write_text("old:secret")
+    path.chmod(0o600)
+    keys = PasswdFile("bkt", str(path))
+    path.write_text("new:secret")
+    with trio.fail_after(10), Scripted(expired, ok, expired) as server:
+        async with open_store(wire_config(server.url), keys, Metrics()) as store:
+            await store.delete("k")
+            assert "OSS old:" in server.heads[0]
+            assert "OSS new:" in server.heads[1]
+            path.unlink()
+            with pytest.raises(TokenExpired):
+                await store.delete("k")
+    assert "the old credentials are kept" in caplog.text
