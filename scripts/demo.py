@@ -45,6 +45,10 @@ console = Console(highlight=False, soft_wrap=True)
 OSSFS = Path(sys.executable).parent / "ossfs"
 
 
+WATCHED: list[subprocess.Popen[bytes]] = []
+"""Programs that must not end while others run: without the server, a copy would try for minutes."""
+
+
 class StepFailed(Exception):
     """A step did not do what it should; its text says what happened."""
 
@@ -107,17 +111,30 @@ def run(*command: str | Path, seconds: float = COMMAND_SECONDS, env: dict[str, s
         env=env,
         start_new_session=True,  # Ctrl-C is for this script: it ends its children in order
     )
+    deadline = time.monotonic() + seconds
     try:
-        out, err = process.communicate(timeout=seconds)
-    except BaseException as error:
+        while True:
+            try:
+                out, err = process.communicate(timeout=min(1.0, seconds))
+                break
+            except subprocess.TimeoutExpired:
+                check_time(str(command[0]), deadline, seconds)
+    except BaseException:
         end(process)
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise StepFailed(f"{spell(command)} took more than {seconds:.0f} seconds") from None
         raise
     if process.returncode != 0:
         said = (err.strip() or out.strip()).splitlines()
         raise StepFailed("\n".join([f"{spell(command)} ended with status {process.returncode}", *said[-8:]]))
     return out
+
+
+def check_time(program: str, deadline: float, seconds: float) -> None:
+    """StepFailed when a program has had its time, or when one has ended that it needs."""
+    if time.monotonic() > deadline:
+        raise StepFailed(f"{program} took more than {seconds:.0f} seconds")
+    for watched in WATCHED:
+        if watched.poll() is not None:
+            raise StepFailed(f"ossfs serve (process {watched.pid}) ended with status {watched.returncode}")
 
 
 def end(process: subprocess.Popen[Any]) -> None:
@@ -149,8 +166,9 @@ def run_counting(command: list[str], what: str, total: int) -> None:
         with bar(what, total) as advance_to, selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while True:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise StepFailed(f"{command[0]} took more than {STEP_SECONDS:.0f} seconds")
+                if not selector.select(min(1.0, STEP_SECONDS)):
+                    check_time(command[0], deadline, STEP_SECONDS)
+                    continue
                 data = os.read(process.stdout.fileno(), 65536)
                 if not data:
                     break
@@ -180,8 +198,7 @@ def run_growing(command: list[str], grown: Path, what: str, total: int) -> None:
                     _, err = process.communicate(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    if time.monotonic() > deadline:
-                        raise StepFailed(f"{command[0]} took more than {STEP_SECONDS:.0f} seconds") from None
+                    check_time(command[0], deadline, STEP_SECONDS)
                 if grown.exists():
                     advance_to(grown.stat().st_size)
     except BaseException:
@@ -251,6 +268,7 @@ class Demo:
                     raise StepFailed("\n".join(["ossfs serve ended:", *log_text.splitlines()[-8:]]))
                 text += data.decode(errors="replace")
         self.url = found[1]
+        WATCHED.append(self.server)
         show_output(f"listens at {self.url}")
 
     def mount(self) -> None:
@@ -375,6 +393,7 @@ class Demo:
     def clean_up(self) -> bool:
         """End and remove all that was started; False when something could not be."""
         good = True
+        WATCHED.clear()
         if os.path.ismount(self.mountpoint) or self._is_dead():
             try:
                 run(OSSFS, "umount", self.mountpoint, env=self.env, seconds=60)

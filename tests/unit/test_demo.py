@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,19 @@ def test_a_program_that_fails(demo: ModuleType) -> None:
 def test_a_program_that_hangs(demo: ModuleType) -> None:
     with pytest.raises(demo.StepFailed, match="took more than 0 seconds"):
         demo.run(sys.executable, "-c", "import signal; signal.pause()", seconds=0.01)
+
+
+def test_a_server_that_ends_ends_the_step(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = subprocess.Popen(["false"])
+    server.wait()
+    monkeypatch.setattr(demo, "WATCHED", [server])
+    for run in (
+        lambda command: demo.run(*command),
+        lambda command: demo.run_counting(command, "lines", 1),
+        lambda command: demo.run_growing(command, Path("/no-such-file"), "bytes", 1),
+    ):
+        with pytest.raises(demo.StepFailed, match=r"ossfs serve .* ended with status 1"):
+            run([sys.executable, "-c", "import signal; signal.pause()"])
 
 
 def test_counting_lines(demo: ModuleType) -> None:
