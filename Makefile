@@ -56,7 +56,7 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 bench: setup
-	@set -e; for script in $(sort $(wildcard benchmarks/bench_*.py)); do \
+	@set -e; for script in $(sort $(wildcard benchmarks/*_bench.py)); do \
 		echo "== $$script"; $(PY) "$$script" $(ARGS); \
 	done
 
