@@ -275,6 +275,10 @@ class Session:
             return self._exchange(
                 exchange, req.method, build_head(req, path, origin.host_header, exchange), origin, pool
             )
+        except Closed as error:  # a distinction for this module only
+            lost = ConnectionLost(error.message, operation=exchange.operation, key=exchange.key)
+            lost.maybe_done = error.maybe_done
+            raise lost from error
         except StoreError as error:
             error.operation = exchange.operation
             error.key = exchange.key
