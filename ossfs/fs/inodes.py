@@ -11,12 +11,14 @@ given to another file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ossfs.errors import PosixError
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.dircache import DirCache
 from ossfs.store.base import ListedObject, ObjectInfo
@@ -189,10 +191,16 @@ class Inodes:
     def key(self, node: Node) -> str:
         """The key of an inode that has a name; of a directory, its prefix with the slash.
 
-        The root of a mount without a prefix has the key "".
+        The root of a mount without a prefix has the key "".  Raises ESTALE for what has lost its name,
+        or is below a directory that has: it must never be taken for something in the root.
         """
         if isinstance(node, FileNode) and node.hidden_key is not None:
             return node.hidden_key
+        top = node
+        while top.parent is not None:
+            top = top.parent
+        if top is not self.root:
+            raise PosixError(errno.ESTALE, f"{node.name!r} has no name any more")
         path = node.path()
         if isinstance(node, DirNode):
             return f"{self.prefix}{path}/" if path else self.prefix
