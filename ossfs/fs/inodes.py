@@ -230,7 +230,9 @@ class Inodes:
 
     def _number(self, key: str) -> int:
         digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-        number = int.from_bytes(digest, "big") & _MASK
+        return self._free(int.from_bytes(digest, "big") & _MASK)
+
+    def _free(self, number: int) -> int:
         while number <= ROOT or number in self._by_ino:
             number = (number + 1) & _MASK
         return number
@@ -255,12 +257,33 @@ class Inodes:
         node.parent = parent
         node.name = name
         node.touched()
-        parent.children[name] = node
+        if self._by_ino.get(node.ino) is node:  # else dropped meanwhile: nobody is to find it
+            parent.children[name] = node
         self.drop_if_unused(old)
 
     def remember(self, node: Node) -> None:
-        """The kernel is about to be told of this inode: one more reference."""
+        """The kernel is about to be told of this inode: one more reference.
+
+        It may have been dropped between its making and now, since nobody referred to it.
+        """
+        if self._by_ino.get(node.ino) is not node:
+            self._revive(node)
         node.nlookup += 1
+
+    def _revive(self, node: Node) -> None:
+        if node.ino in self._by_ino:
+            node.ino = self._free(node.ino)
+        self._by_ino[node.ino] = node
+        parent = node.parent
+        if parent is None:
+            return
+        if node.name in parent.children:
+            node.parent = None  # the name has another inode: ESTALE will lead the kernel to that
+            return
+        if parent is not self.root and self._by_ino.get(parent.ino) is not parent:
+            self._revive(parent)
+        if node.parent is not None:
+            parent.children[node.name] = node
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel dropped *count* references.  Never raises: forget has no answer."""
@@ -288,7 +311,13 @@ class Inodes:
 
     def below(self, directory: DirNode) -> Iterator[Node]:
         """Every live inode below a directory, parents first."""
-        for child in list(directory.children.values()):
+        # Not by recursion: a key has room for five hundred directories.
+        pending = [iter(list(directory.children.values()))]
+        while pending:
+            child = next(pending[-1], None)
+            if child is None:
+                pending.pop()
+                continue
             yield child
             if isinstance(child, DirNode):
-                yield from self.below(child)
+                pending.append(iter(list(child.children.values())))
