@@ -7,10 +7,13 @@ the kernel waits for the READ and the READ for the loop.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 import queue
 import threading
+from collections.abc import Iterator
 
 import pyfuse3
 
@@ -19,7 +22,9 @@ log = logging.getLogger(__name__)
 READ_AHEAD_KIB = 4096
 """Reads come in pieces of 1 MiB instead of 128 KiB: measured 1.3 GB/s instead of 0.5 on two cores."""
 MAX_BACKGROUND = 64
-"""Read-ahead and asynchronous requests in flight; the kernel's default of 12 starves parallel readers."""
+"""Read-ahead and asynchronous requests in flight.  A random read of a page is one of them: with the kernel's
+default of 12, 16 threads at 15 ms read 670 pages a second, with this 870."""
+FUSE_CONTROL = "/sys/fs/fuse/connections"
 
 
 def mount_options(source: str, *, allow_other: bool, read_only: bool) -> set[str]:
@@ -56,8 +61,46 @@ def tune(mountpoint: str) -> None:
         return
     _write(f"/sys/class/bdi/{device}/read_ahead_kb", READ_AHEAD_KIB, "sequential reads are slower")
     connection = device.split(":")[1]
-    _write(f"/sys/fs/fuse/connections/{connection}/max_background", MAX_BACKGROUND, "")
-    _write(f"/sys/fs/fuse/connections/{connection}/congestion_threshold", MAX_BACKGROUND * 3 // 4, "")
+    with _fuse_control() as control:
+        _write(f"{control}/{connection}/max_background", MAX_BACKGROUND, "many readers at a time are slower")
+        _write(f"{control}/{connection}/congestion_threshold", MAX_BACKGROUND * 3 // 4, "")
+
+
+@contextlib.contextmanager
+def _fuse_control() -> Iterator[str]:
+    """Where the kernel's fusectl file system can be seen, also where nobody has mounted it.
+
+    Then it is mounted for us alone, as a descriptor that no path leads to; that wants root and Linux 5.2.
+    """
+    if os.path.isdir(FUSE_CONTROL) and os.listdir(FUSE_CONTROL):
+        yield FUSE_CONTROL
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            context = _system_call(_FSOPEN, b"fusectl", 1)
+            stack.callback(os.close, context)
+            _system_call(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+            mount = _system_call(_FSMOUNT, context, 1, 0)
+            stack.callback(os.close, mount)
+        except OSError as error:
+            log.debug("cannot look at fusectl: %s", error.strerror)
+            yield FUSE_CONTROL
+            return
+        yield f"/proc/self/fd/{mount}"
+
+
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+"""The same numbers on every architecture; glibc has names for them since 2.36 only."""
+_FSCONFIG_CMD_CREATE = 6
+
+
+def _system_call(number: int, *arguments: int | bytes | None) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    result: int = libc.syscall(number, *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
 
 
 def _write(path: str, value: int, consequence: str) -> None:
