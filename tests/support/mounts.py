@@ -19,6 +19,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -314,6 +315,11 @@ class Service:
     def bandwidth(self, bytes_per_second: int) -> None:
         """Of each connection; 0: no limit."""
         self._control(f"set?bandwidth={bytes_per_second}")
+
+    def fill(self, prefix: str, count: int, size: int) -> None:
+        """Many objects at once, of names that are the prefix and six digits."""
+        query = urllib.parse.urlencode({"bucket": BUCKET, "prefix": prefix, "n": count, "size": size})
+        self._control(f"fill?{query}")
 
     def stats(self, *, reset: bool = False) -> dict[str, Any]:
         """The server's counters."""
