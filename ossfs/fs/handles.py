@@ -12,6 +12,7 @@ import errno
 import logging
 
 from ossfs.errors import ChecksumMismatch, NotFound, PosixError, PreconditionFailed, StoreError
+from ossfs.fs.attrs import decode
 from ossfs.fs.context import Context
 from ossfs.fs.dircache import Known
 from ossfs.fs.inodes import DirNode, FileNode, Version
@@ -87,15 +88,20 @@ class FileHandle:
 
     async def _adopt(self, version: Version) -> bool:
         """Another token: are they the same bytes?"""
+        node = self.node
+        changes = node.changes
         try:
-            found = Version.of(await self._ctx.store.head(version.key))
+            info = await self._ctx.store.head(version.key)
         except NotFound:
             return False
+        found = Version.of(info)
         if found.etag == version.etag:
             return True  # it changed back and forth; ask again
         if not found.same_bytes(version):
             return False
-        self.node.version = found
+        if node.changes == changes:
+            node.version = found
+            node.attrs = decode(info, self._ctx.defaults)  # somebody set attributes: the same bytes
         return True
 
     async def flush(self) -> None:

@@ -9,7 +9,7 @@ names cost nothing.  In a larger directory a miss is one HEAD and one LIST at th
 Listings carry neither mode nor type.  An entry whose attributes are unknown is answered at once as
 a regular file with an attribute timeout of zero; the kernel then sends GETATTR, which runs side by
 side where LOOKUPs queue, and there the HEAD is sent.  If it turns out to be something else, the
-inode is forgotten and ESTALE makes the kernel look up again.  Entries of 1 to 4095 bytes may be the
+inode is forgotten and ESTALE makes the kernel look up again.  Entries of up to 4095 bytes may be the
 symlinks of ossfs 1.x, which the kernel follows without a GETATTR: their LOOKUP waits for the HEAD.
 """
 
@@ -37,8 +37,9 @@ from ossfs.store.base import ListedObject, ListPage, ObjectInfo
 
 log = logging.getLogger(__name__)
 
-SYMLINK_SIZES = range(1, 4096)
-"""PATH_MAX: a 1.x symlink is an ordinary object whose body is the target."""
+SYMLINK_SIZES = range(4096)
+"""PATH_MAX: a 1.x symlink is an ordinary object whose body is the target; older ones are empty and have
+it in a header."""
 MEMORY = 200_000
 """Attributes remembered, least recently used out first: some 100 MB at the most."""
 CACHED_NAMES = 200_000
@@ -368,11 +369,16 @@ class Lookup:
             await self._refresh(node)
 
     async def revalidate(self, node: FileNode, within: float = 0.0) -> None:
-        """refresh, unless the bucket was asked less than *within* seconds ago."""
-        if node.attrs is not None and trio.current_time() - node.validated_at < within:
+        """Ask the bucket, unless it was asked less than *within* seconds ago for another reason.
+
+        Such an answer counts once: two opens ask twice.
+        """
+        asked, node.validated_at = node.validated_at, float("-inf")
+        if node.attrs is not None and trio.current_time() - asked < within:
             return
         async with self._single(self._fetching, node.ino):
             await self._refresh(node)
+            node.validated_at = float("-inf")
 
     async def _refresh(self, node: FileNode) -> None:
         parent = node.parent

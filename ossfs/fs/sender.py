@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import trio
 
-from ossfs.errors import OssfsError, StoreError, level_of
+from ossfs.errors import OssfsError, PosixError, StoreError, level_of
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.commit import Upload
@@ -86,6 +86,11 @@ class Sender:
                 self.account()
                 if self.content.held_bytes >= before:
                     return  # the rest is in flight, and comes back by itself
+        except PosixError as error:
+            # Neither memory nor disk: who waits for memory is told, unless parts in flight free some.
+            log.log(error.level, "%s", error)
+            if not self._in_flight:
+                self._ctx.budget.refuse(error)
         finally:
             self._relieving = False
 

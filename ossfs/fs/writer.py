@@ -32,6 +32,7 @@ import trio
 
 from ossfs import limits
 from ossfs.errors import AlreadyExists, NotFound, OssfsError, PosixError, PreconditionFailed, StoreError
+from ossfs.fs import attrs as attributes
 from ossfs.fs.commit import copy_object, fetch, put_parts, put_whole
 from ossfs.fs.conflict import keep_conflict
 from ossfs.fs.content import (
@@ -397,12 +398,19 @@ class Writer:
         if self.base is None:
             return False
         try:
-            found = Version.of(await self.ctx.store.head(self.base.key))
+            info = await self.ctx.store.head(self.base.key)
         except NotFound:
             return False
+        found = Version.of(info)
         if found.etag == self.base.etag or not found.same_bytes(self.base):
             return False
         self.base = self.node.version = found
+        ours = self.node.attrs
+        if ours is not None and not self.attrs_dirty:
+            # Somebody set attributes: theirs count, but for the times of our own writes.
+            theirs = attributes.decode(info, self.ctx.defaults)
+            theirs.mtime_ns, theirs.ctime_ns, theirs.stored_mtime = ours.mtime_ns, ours.ctime_ns, True
+            self.node.attrs = theirs
         return True
 
     async def _rebase(self) -> bool:

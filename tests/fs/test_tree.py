@@ -1,0 +1,533 @@
+"""The tree: names, listings, attributes, renames, and other machines beside us."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+import trio
+import trio.testing
+
+from ossfs.errors import AccessDenied, OssfsError, ServerFault
+from ossfs.fs.attrs import DIRECTORY_TYPE
+from ossfs.fs.tree import SetAttr
+from ossfs.store.base import ObjectHeaders
+from tests.support.memory_store import Fault, MemoryStore
+from tests.support.posix import Posix, mounted
+
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
+def errno_is(code: int):  # type: ignore[no-untyped-def]
+    return pytest.raises(OssfsError, check=lambda e: e.errno == code)
+
+
+async def test_a_file_is_no_directory_because_a_longer_name_exists(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("foo-bar", b"x")
+    with errno_is(errno.ENOENT):
+        await fs.stat("foo")
+    store.add("foo/x", b"x")
+    await trio.sleep(6)
+    assert stat.S_ISDIR((await fs.stat("foo")).mode)
+
+
+async def test_a_directory_hides_a_file_of_the_same_name(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("a", b"file")
+    store.add("a/x", b"x")
+    store.add("a-b", b"x")
+    assert sorted(await fs.listdir()) == ["a", "a-b"]
+    assert stat.S_ISDIR((await fs.stat("a")).mode)
+
+
+async def test_listings_follow_markers(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    names = [f"f{i:05}" for i in range(3456)]
+    for name in names:
+        store.add(f"d/{name}", b"x")
+    store.reset_counts()
+    assert await fs.listdir("d") == names
+    assert store.calls["list"] <= 6
+    assert await fs.listdir("d", room=7) == names
+
+
+async def test_keys_that_are_no_paths_are_hidden(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for key in ("a//b", "/lead", "d/./x", "d/../x", "d/" + "n" * 256, "ok", ".ossfs-abcd1234/orphan-1"):
+        store.add(key, b"x")
+    assert sorted(await fs.listdir()) == ["a", "d", "ok"]
+    assert await fs.listdir("a") == [] and await fs.listdir("d") == []
+    with errno_is(errno.ENOENT):
+        await fs.stat(".ossfs-abcd1234")
+    with errno_is(errno.EPERM):
+        await fs.mkdir(".ossfs-abcd1234")
+
+
+async def test_removing_while_listing_misses_nothing(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """scandir + unlink: the offsets of a snapshot keep their meaning."""
+    for i in range(2500):
+        store.add(f"d/f{i:05}", b"x")
+    fh = await fs.tree.opendir(await fs.walk("d"))
+    seen: list[str] = []
+    offset = 0
+    while True:
+        batch: list[tuple[str, int]] = []
+
+        def emit(name: bytes, _: object, following: int, batch: list = batch) -> bool:  # type: ignore[type-arg]
+            if len(batch) == 50:
+                return False
+            batch.append((name.decode(), following))
+            return True
+
+        await fs.tree.readdir(fh, offset, emit)
+        if not batch:
+            break
+        for name, following in batch:
+            seen.append(name)
+            await fs.unlink(f"d/{name}")
+            offset = following
+    await fs.tree.releasedir(fh)
+    assert len(seen) == 2500
+    assert await fs.listdir("d") == []
+    await fs.rmdir("d")
+    assert store.keys() == []
+
+
+async def test_a_listing_shows_what_only_this_mount_has(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("d/a", b"x")
+    file = await fs.open("d/b", NEW)
+    await file.write(b"y")
+    assert sorted(await fs.listdir("d")) == ["a", "b"]
+    assert (await fs.stat("d/b")).size == 1
+    await file.close()
+    assert sorted(await fs.listdir("d")) == ["a", "b"]
+
+
+async def test_a_listing_that_answers_after_our_unlink(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("d/a", b"x")
+    store.add("d/b", b"x")
+    await fs.stat("d/a")
+    parent = fs.tree.look.directory(await fs.walk("d"))
+    node = parent.children["a"]
+    handle = await fs.tree.opendir(parent.ino)
+    await trio.sleep(10)
+    answer = trio.Event()
+
+    async def slow(op: str, key: str) -> None:
+        if op == "list":
+            store.after = None
+            await answer.wait()
+
+    store.after = slow
+    names: list[bytes] = []
+
+    def emit(name: bytes, shown: object, following: int) -> bool:
+        names.append(name)
+        return True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fs.tree.readdir, handle, 0, emit)
+        await trio.testing.wait_all_tasks_blocked()
+        await fs.tree.changes._unlink(parent, "a", node)  # type: ignore[arg-type]
+        answer.set()
+    assert names == [b"b"]
+    assert not await fs.exists("d/a")
+    await fs.tree.releasedir(handle)
+
+
+async def test_mkdir_and_rmdir(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    await fs.mkdir("d", 0o750)
+    marker = store.objects["d/"]
+    assert marker.size == 0 and marker.headers.content_type == DIRECTORY_TYPE
+    assert marker.headers.meta["mode"] == str(stat.S_IFDIR | 0o750)
+    with errno_is(errno.EEXIST):
+        await fs.mkdir("d")
+    await fs.write_file("d/f", b"x")
+    with errno_is(errno.ENOTEMPTY):
+        await fs.rmdir("d")
+    with errno_is(errno.ENOTDIR):
+        await fs.rmdir("d/f")
+    with errno_is(errno.EISDIR):
+        await fs.unlink("d")
+    await fs.unlink("d/f")
+    await fs.rmdir("d")
+    assert store.keys() == []
+    with errno_is(errno.ENOENT):
+        await fs.rmdir("d")
+
+
+async def test_mkdir_excludes_another_machine(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    await fs.listdir()
+    store.add("lock/", b"")
+    with errno_is(errno.EEXIST):
+        await fs.mkdir("lock")
+
+
+@pytest.mark.parametrize("key", ["d/x", "d//x", "d/./x", "d/sub/"])
+async def test_rmdir_keeps_what_somebody_put_there(
+    key: str, fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.mkdir("d")
+    store.add(key, b"")
+    with errno_is(errno.ENOTEMPTY):
+        await fs.rmdir("d")
+    assert key in store.objects and "d/" in store.objects
+
+
+async def test_a_marker_with_a_body_is_content(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    store.add("d/", b"body")
+    with errno_is(errno.ENOTEMPTY):
+        await fs.rmdir("d")
+    await fs.chmod("d", 0o700)
+    assert store.data("d/") == b"body" and store.objects["d/"].headers.meta["mode"] == "16832"
+
+
+async def test_a_directory_does_not_vanish_with_its_last_file(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("d/f", b"x")
+    await fs.unlink("d/f")
+    assert store.keys() == ["d/"]
+    await trio.sleep(10)
+    assert await fs.listdir() == ["d"]
+    store.add("e/sub/f", b"x")
+    await trio.sleep(10)
+    await fs.unlink("e/sub/f")
+    await fs.rmdir("e/sub")
+    assert await fs.listdir("e") == []
+
+
+async def test_rename_is_copy_and_delete(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    store.add("a", b"x", ObjectHeaders(meta={"mode": "33152", "mtime": "5"}, content_type="text/plain"))
+    await fs.rename("a", "b")
+    assert store.keys() == ["b"]
+    made = store.objects["b"].headers
+    assert made.meta["mode"] == "33152" and made.content_type == "text/plain"
+    assert not await fs.exists("a")
+    assert (await fs.stat("b")).mode == stat.S_IFREG | 0o600
+
+
+async def test_rename_keeps_the_mtime_of_an_object_without_one(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("a", b"x", last_modified=1_000_000)
+    assert (await fs.stat("a")).mtime_ns == 10**15
+    await fs.rename("a", "b")
+    await fs.forget_all()
+    assert (await fs.stat("b")).mtime_ns == 10**15
+
+
+async def test_rename_onto_existing(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    store.add("a", b"A")
+    store.add("b", b"B")
+    store.add("d/x", b"x")
+    with errno_is(errno.EEXIST):
+        await fs.rename("a", "b", no_replace=True)
+    with errno_is(errno.EISDIR):
+        await fs.rename("a", "d")
+    with errno_is(errno.ENOTDIR):
+        await fs.rename("d", "a")
+    await fs.rename("a", "a")
+    await fs.rename("a", "b")
+    assert store.data("b") == b"A" and "a" not in store.objects
+    await fs.mkdir("e")
+    with errno_is(errno.ENOTEMPTY):
+        await fs.rename("e", "d")
+    await fs.rename("d", "e")
+    assert sorted(store.objects) == ["b", "e/", "e/x"] or sorted(store.keys()) == ["b", "e/x"]
+    with errno_is(errno.EINVAL):
+        await fs.rename("e", "e/f")
+
+
+async def test_rename_of_a_directory(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    want = {}
+    for i in range(2300):
+        want[f"e/s{i % 7}/f{i}"] = b"%d" % i
+        store.add(f"d/s{i % 7}/f{i}", b"%d" % i)
+    store.add("d//odd", b"odd")
+    want["e//odd"] = b"odd"
+    store.reset_counts()
+    await fs.rename("d", "e")
+    assert {k: store.data(k) for k in store.objects} == want
+    assert store.calls["delete_many"] == 3 and store.calls["delete"] == 0
+    assert await fs.read_file("e/s1/f1") == b"1"
+    assert not await fs.exists("d")
+
+
+async def test_rename_of_a_directory_takes_what_is_added_meanwhile(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for i in range(10):
+        store.add(f"d/f{i}", b"%d" % i)
+    done = 0
+
+    async def meddle(op: str, key: str) -> None:
+        nonlocal done
+        if op == "copy":
+            done += 1
+            if done == 5:
+                store.add("d/new", b"new")
+                store.add("d/f3", b"replaced")
+
+    store.after = meddle
+    await fs.rename("d", "e")
+    assert store.data("e/new") == b"new" and store.data("e/f3") == b"replaced"
+    assert not [k for k in store.objects if k.startswith("d/")]
+
+
+async def test_a_failed_rename_of_a_directory_leaves_the_source(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for i in range(20):
+        store.add(f"d/f{i}", b"%d" % i)
+    store.faults.append(Fault(op="copy", error=AccessDenied, skip=10))
+    with errno_is(errno.EACCES):
+        await fs.rename("d", "e")
+    assert sorted(store.objects) == sorted(f"d/f{i}" for i in range(20))
+    assert len(await fs.listdir("d")) == 20
+
+
+async def test_archived_children_are_refused_before_the_first_copy(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("d/a", b"x")
+    store.add("d/b", b"x", storage_class="Archive")
+    store.reset_counts()
+    with errno_is(errno.EIO):
+        await fs.rename("d", "e")
+    assert store.calls["copy"] == 0
+
+
+async def test_attributes_are_kept(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    await fs.write_file("f", b"x")
+    await fs.setattr("f", SetAttr(mode=0o4711, uid=3, gid=4, mtime_ns=-5, atime_ns=10**18 + 1))
+    await fs.mkdir("d")
+    await fs.setattr("d", SetAttr(mode=0o1777, uid=3, gid=4, mtime_ns=10**18))
+    await fs.forget_all()
+    async with mounted(store) as again:
+        shown = await again.stat("f")
+        assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFREG | 0o4711, 3, 4)
+        assert (shown.mtime_ns, shown.atime_ns) == (-5, 10**18 + 1)
+        shown = await again.stat("d")
+        assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFDIR | 0o1777, 3, 4)
+        assert shown.mtime_ns == 10**18
+        assert await again.read_file("f") == b"x"
+
+
+async def test_creation_takes_umask_owner_and_setgid(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.mkdir("d", 0o777)
+    await fs.setattr("d", SetAttr(mode=0o2775, gid=77))
+    file = await fs.open("d/f", NEW, 0o666)
+    await file.close()
+    shown = await fs.stat("d/f")
+    assert (shown.mode & 0o7777, shown.uid, shown.gid) == (0o644, 1000, 77)
+    shown = await fs.mkdir("d/e", 0o777)
+    assert (shown.mode & 0o7777, shown.gid) == (0o2755, 77)
+
+
+async def test_symlinks(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    await fs.symlink("../some where/ü", "l")
+    assert store.data("l").decode() == "../some where/ü"
+    assert store.objects["l"].headers.meta["mode"] == "41471"
+    store.add("cold", b"target", ObjectHeaders(meta={"mode": "41471"}))
+    store.add("header", b"", ObjectHeaders(meta={"symlink-target": "header:9:a%2Fb%20c"}))
+    await trio.sleep(10)
+    assert await fs.readlink("l") == "../some where/ü"
+    assert stat.S_ISLNK((await fs.stat("cold")).mode)
+    assert await fs.readlink("cold") == "target"
+    assert await fs.readlink("header") == "a/b c"
+    with errno_is(errno.EEXIST):
+        await fs.symlink("x", "l")
+
+
+async def test_xattrs(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    await fs.write_file("f", b"x")
+    ino = await fs.walk("f")
+    await fs.tree.setxattr(ino, b"user.a", b"\0\xff")
+    assert await fs.tree.getxattr(ino, b"user.a") == b"\0\xff"
+    assert await fs.tree.listxattr(ino) == [b"user.a"]
+    store.reset_counts()
+    with errno_is(errno.ENODATA):
+        await fs.tree.getxattr(ino, b"security.capability")
+    assert not sum(store.calls.values())
+    with errno_is(errno.ENOSPC):
+        await fs.tree.setxattr(ino, b"user.big", bytes(9000))
+    with errno_is(errno.ENOTSUP):
+        await fs.tree.setxattr(ino, b"system.posix_acl_access", b"x")
+    await fs.tree.removexattr(ino, b"user.a")
+    with errno_is(errno.ENODATA):
+        await fs.tree.removexattr(ino, b"user.a")
+
+
+async def test_a_foreign_replacement_gives_a_new_inode(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"one")
+    first = (await fs.stat("f")).ino
+    assert await fs.read_file("f") == b"one"
+    await trio.sleep(1.1)
+    store.add("f", b"three")
+    assert await fs.read_file("f") == b"three"
+    assert (await fs.stat("f")).ino != first
+
+
+async def test_an_open_reader_of_a_replaced_object_gets_estale(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", bytes(10 << 20))
+    file = await fs.open("f")
+    assert await file.pread(10, 0) == bytes(10)
+    store.add("f", b"\1" * (10 << 20))
+    with errno_is(errno.ESTALE):
+        await file.pread(10, 9 << 20)
+    await file.close()
+    assert (await fs.read_file("f"))[:3] == b"\1\1\1"
+
+
+async def test_a_foreign_chmod_under_an_open_reader_is_no_estale(autojump_clock: object) -> None:
+    store = MemoryStore(copy_changes_etag=True)
+    data = os.urandom(10 << 20)
+    store.add("f", data)
+    async with mounted(store) as fs, mounted(store) as other:
+        file = await fs.open("f")
+        assert await file.pread(10, 0) == data[:10]
+        await other.chmod("f", 0o600)
+        assert await file.pread(10, 9 << 20) == data[9 << 20 :][:10]
+        await file.close()
+        await trio.sleep(10)
+        assert (await fs.stat("f")).mode & 0o777 == 0o600
+
+
+async def test_a_foreign_deletion_is_seen_at_open(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"x")
+    await fs.stat("f")
+    await trio.sleep(1.1)  # an answer counts as the revalidation of an open for a second
+    store.remove("f")
+    with errno_is(errno.ENOENT):
+        await fs.open("f")
+    await fs.write_file("f", b"new")
+    assert store.data("f") == b"new"
+
+
+async def test_foreign_changes_are_seen_within_ttl(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("d/a", b"x")
+    assert await fs.listdir("d") == ["a"]
+    store.add("d/b", b"x")
+    store.remove("d/a")
+    await trio.sleep(5.1)
+    assert await fs.listdir("d") == ["b"]
+    assert not await fs.exists("d/a")
+    store.add("d/c", b"x")
+    await trio.sleep(1.1)
+    assert await fs.exists("d/c")
+
+
+async def test_missing_names_cost_little(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    for i in range(10):
+        store.add(f"small/f{i}", b"x")
+    for i in range(1500):
+        store.add(f"large/f{i:04}", b"x")
+    store.reset_counts()
+    assert not await fs.exists("small/nope")
+    first = sum(store.calls.values())
+    assert first <= 2  # the root's page and the directory's
+    for i in range(20):
+        assert not await fs.exists(f"small/nope{i}")
+    assert sum(store.calls.values()) == first
+    assert not await fs.exists("large/nope")
+    store.reset_counts()
+    assert not await fs.exists("large/zzz")
+    assert sum(store.calls.values()) <= 2
+
+
+async def test_errors_of_lookups_are_not_absences(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"x")
+    store.faults.append(Fault(op="list", error=ServerFault, count=1))
+    with errno_is(errno.EIO):
+        await fs.stat("f")
+    assert await fs.exists("f")
+
+
+async def test_names_that_are_too_long(fs: Posix, autojump_clock: object) -> None:
+    with errno_is(errno.ENAMETOOLONG):
+        await fs.write_file("x" * 256, b"")
+    with errno_is(errno.ENAMETOOLONG):
+        await fs.mkdir("é" * 128)
+    path = ""
+    for _ in range(4):
+        path += "d" * 250 + "/"
+        await fs.mkdir(path)
+    with errno_is(errno.ENAMETOOLONG):
+        await fs.write_file(path + "y" * 20, b"")
+    await fs.write_file(path + "y" * 19, b"z")
+
+
+async def test_odd_names_round_trip(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    names = ["sp ace", "new\nline", "p%41", "a+b", "h#", "q?a=b", "😀", "back\\slash", "\x01\x7f", "'\"&<>"]
+    for name in names:
+        await fs.write_file(name, name.encode())
+    assert sorted(await fs.listdir()) == sorted(names)
+    for name in names:
+        assert await fs.read_file(name) == name.encode()
+        await fs.rename(name, name + "2")
+        assert store.data(name + "2") == name.encode()
+
+
+async def test_a_prefix_mount_stays_inside(store: MemoryStore, autojump_clock: object) -> None:
+    store.add("other/f", b"x")
+    store.add("p/q/f", b"y")
+    async with mounted(store, prefix="p/q/") as fs:
+        assert await fs.listdir() == ["f"]
+        await fs.write_file("g", b"z")
+        await fs.rename("g", "h")
+        await fs.unlink("f")
+        await fs.unlink("h")
+        assert await fs.listdir() == []
+    assert store.keys() == ["other/f"]
+
+
+async def test_an_empty_prefix_is_an_empty_directory(store: MemoryStore, autojump_clock: object) -> None:
+    async with mounted(store, prefix="no/such/") as fs:
+        assert await fs.listdir() == []
+        await fs.write_file("f", b"x")
+        assert store.keys() == ["no/such/f"]
+
+
+async def test_inode_numbers_are_not_reused_while_referenced(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.write_file("f", b"1")
+    old = await fs.open("f")
+    await fs.unlink("f")
+    await fs.write_file("f", b"2")
+    assert (await fs.stat("f")).ino != old.ino
+    assert await old.read() == b"1"
+    await old.close()
+
+
+async def test_forgotten_inodes_are_gone(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    for i in range(100):
+        store.add(f"d/e/f{i}", b"x")
+    assert len(await fs.listdir("d/e")) == 100
+    assert len(fs.tree.ctx.inodes) > 100
+    await fs.forget_all()
+    assert len(fs.tree.ctx.inodes) == 1
