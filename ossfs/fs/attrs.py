@@ -6,7 +6,8 @@ User metadata (x-oss-meta-*), all ASCII:
 
     mode     decimal st_mode with the type bits (33188 a file); bare permission bits are read too
     uid gid  decimal
-    mtime atime ctime   decimal seconds, ".%09d" when there are nanoseconds
+    mtime atime ctime   decimal seconds, ".%09d" when there are nanoseconds: the two fields of a
+                        timespec, so half a second before 1970 is "-1.500000000"
     xattr    url-encoded JSON object of name to base64 of the value
     symlink-target      read only: "header:<len>:<urlencoded>", the target of a link with an empty body
     ossfs-rdev          decimal st_rdev of a device node (ours; 1.x does not keep it)
@@ -21,6 +22,7 @@ import base64
 import binascii
 import json
 import mimetypes
+import os
 import re
 import stat
 from dataclasses import dataclass, field, replace
@@ -32,6 +34,15 @@ from ossfs.store.base import WRITE_ID, ObjectHeaders, ObjectInfo
 DIRECTORY_TYPE = "application/x-directory"
 DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
 NS = 1_000_000_000
+
+_PACKED = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "compress": "application/x-compress",
+    "br": "application/x-brotli",
+}
+"""By mimetypes' name of an encoding: the bytes of a.tar.gz are no tar archive."""
 
 _OURS = frozenset(
     {"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "symlink-target", "ossfs-rdev", WRITE_ID}
@@ -68,7 +79,8 @@ class Attrs:
 
     def copy(self) -> Attrs:
         """A copy that can be changed without touching this one."""
-        return replace(self, xattrs=dict(self.xattrs))
+        carried = replace(self.carried, meta=dict(self.carried.meta))
+        return replace(self, xattrs=dict(self.xattrs), carried=carried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +103,10 @@ def parse_time(text: str) -> int | None:
     if match is None:
         return None
     sign, seconds, fraction = match.groups()
-    value = int(seconds) * NS + int((fraction or "").ljust(9, "0") or 0)
-    return -value if sign else value
+    nanoseconds = int((fraction or "").ljust(9, "0"))
+    if sign and int(seconds) == 0:
+        return -nanoseconds  # no timespec looks like that: somebody's plain decimal
+    return int(sign + seconds) * NS + nanoseconds
 
 
 def format_time(ns: int) -> str:
@@ -100,10 +114,11 @@ def format_time(ns: int) -> str:
 
     >>> format_time(1700000000000000005)
     '1700000000.000000005'
+    >>> format_time(-1)
+    '-1.999999999'
     """
-    sign = "-" if ns < 0 else ""
-    seconds, fraction = divmod(abs(ns), NS)
-    return f"{sign}{seconds}.{fraction:09d}" if fraction else f"{sign}{seconds}"
+    seconds, fraction = divmod(ns, NS)
+    return f"{seconds}.{fraction:09d}" if fraction else str(seconds)
 
 
 def _number(text: str | None, highest: int) -> int | None:
@@ -119,7 +134,9 @@ def decode_xattrs(text: str) -> dict[str, bytes] | None:
         data = json.loads(unquote(text, errors="strict"))
         if not isinstance(data, dict):
             return None
-        return {str(k): base64.b64decode(v, validate=True) for k, v in data.items()}
+        if not all(k and "\0" not in k and k.encode() for k in data):
+            return None  # no name that a system call could pass; half a surrogate does not encode
+        return {k: base64.b64decode(v, validate=True) for k, v in data.items()}
     except (ValueError, TypeError, binascii.Error, RecursionError):
         return None
 
@@ -133,9 +150,9 @@ def encode_xattrs(xattrs: dict[str, bytes]) -> str:
 def decode_header_target(text: str) -> str | None:
     """The target in "header:<len>:<urlencoded>", or None."""
     parts = text.split(":", 2)
-    if len(parts) != 3 or parts[0] != "header":
+    if len(parts) != 3 or parts[0] != "header" or not parts[2]:
         return None
-    return unquote(parts[2])
+    return unquote(parts[2], errors="surrogateescape")
 
 
 def is_marker(key: str, size: int, content_type: str | None) -> bool:
@@ -174,6 +191,8 @@ def decode(info: ObjectInfo, defaults: Defaults, *, directory: bool = False) -> 
     mtime = times["mtime"]
     xattrs: dict[str, bytes] = {}
     kept = {k: v for k, v in meta.items() if k not in _OURS}
+    if "symlink-target" in meta and header_target is None:
+        kept["symlink-target"] = meta["symlink-target"]
     if "xattr" in meta:
         decoded = decode_xattrs(meta["xattr"])
         if decoded is None:
@@ -216,7 +235,7 @@ def encode(attrs: Attrs, *, write_id: str | None = None) -> ObjectHeaders:
     if attrs.rdev:
         meta["ossfs-rdev"] = str(attrs.rdev)
     if attrs.header_target is not None:
-        encoded = quote(attrs.header_target, safe="")
+        encoded = quote(attrs.header_target, safe="", errors="surrogateescape")
         meta["symlink-target"] = f"header:{len(encoded)}:{encoded}"
     if write_id is not None:
         meta[WRITE_ID] = write_id
@@ -239,7 +258,10 @@ def content_type_of(name: str, kind: int) -> str | None:
         return DIRECTORY_TYPE
     if kind != stat.S_IFREG:
         return None
-    return mimetypes.guess_type(name)[0]
+    # Only the extension: a name such as "data:,x" would be taken for a URL.
+    stem, extension = os.path.splitext(name)
+    found, packed = mimetypes.guess_type("x" + extension) if stem else (None, None)
+    return found if packed is None else _PACKED.get(packed)
 
 
 def new(
