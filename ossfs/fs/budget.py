@@ -81,7 +81,8 @@ class Budget:
         self.used = 0
         self.peak = 0
         self._waiters: deque[_Waiter] = deque()
-        self.reclaimers: list[Reclaimer] = []
+        self.reclaimers: dict[Reclaimer, None] = {}
+        """In the order in which they are asked; who was asked last comes last the next time."""
         self.pressers: list[Presser] = []
 
     @property
@@ -175,9 +176,9 @@ class Budget:
             if missing <= 0:
                 break
             missing -= reclaim(missing)
-            # The next one is asked first the next time.
-            self.reclaimers.remove(reclaim)
-            self.reclaimers.append(reclaim)
+            if reclaim in self.reclaimers:
+                del self.reclaimers[reclaim]
+                self.reclaimers[reclaim] = None
         return missing
 
     def _relieve(self, amount: int) -> None:

@@ -21,6 +21,7 @@ from ossfs.fs.attrs import Defaults
 from ossfs.fs.budget import Budget
 from ossfs.fs.inodes import Inodes
 from ossfs.fs.keys import KeyQueue
+from ossfs.fs.pace import Pace
 from ossfs.fs.ports import FsConfig, Journal, Kernel
 from ossfs.metrics import Metrics
 from ossfs.store.base import ObjectStore
@@ -118,6 +119,10 @@ class Context:
     inodes: Inodes
     keys: KeyQueue = field(default_factory=KeyQueue)
     wall_ns: Callable[[], int] = time.time_ns
+    pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.config.connections)
 
     @property
     def defaults(self) -> Defaults:

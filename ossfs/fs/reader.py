@@ -1,348 +1,470 @@
-"""Reading an object: blocks that fill progressively, and a window that grows with sequential use.
+"""Reading an object: streams that fetch ahead of sequential use, and exact ranges for random access.
 
-Threading: trio thread only, except `_Block.advance`, which a worker thread calls as bytes arrive.
+Threading: trio thread only; see blocks.py for what happens in worker threads.
 
-A Reader is pinned to one version of the object: every GET carries its ETag, so bytes of two
-versions are never spliced.  Blocks are fetched by background tasks; a read waits until the bytes
-that it wants are there, not until the block is complete.
+A Reader is pinned to one version of the object: every GET carries its ETag, so bytes of two versions
+are never spliced.  Blocks are fetched by background tasks; a read waits until its bytes are there,
+not until the block is complete.
 
-The window is how far ahead of the furthest read blocks are fetched.  The first read fetches little;
-each block that sequential reading uses up doubles the window; a jump starts over.  Reads that come
-out of order within `SLACK` of the furthest are the kernel's read-ahead, not a jump.
+Each place where a program reads on is a Stream.  A read belongs to the stream whose front is near
+(the kernel's read-ahead comes out of order), or begins one.  The first read of a file fetches little.
+A stream that goes on fetches ahead: at most GROWTH times what it has read, as far as its speed and
+the network ask for (pace.py), and an equal share of the memory for reading.  Reads that go on from
+nowhere are random access: they fetch what was asked and nothing else, each by itself.
+
+What a read returns is a view into a buffer that will be used again: valid until the caller next
+awaits.  Buffers are given back at the beginning of a later read, when earlier replies have been sent.
 """
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_right
+from typing import Final
 
 import trio
 
-from ossfs.errors import ChecksumMismatch, OssfsError, ShortBody
+from ossfs.errors import ChecksumMismatch, ConnectionLost, OssfsError, ShortBody
+from ossfs.fs.blocks import NEVER, Block, Ledger, Sums
 from ossfs.fs.context import Context
 from ossfs.fs.inodes import Version
 from ossfs.limits import KIB, MIB
-from ossfs.store.checksum import combine, crc64
 
 log = logging.getLogger(__name__)
 
-FIRST = 128 * KIB
+FIRST: Final = 128 * KIB
 """The kernel's own smallest read-ahead: a program that wants one page pays for no more."""
-BLOCK = 8 * MIB
-"""One OSS connection gives some 100 MB/s: at 15 ms to the first byte, 8 MiB keep it 85 % busy."""
-WINDOW = 128 * MIB
-"""Sixteen connections' worth; the budget usually says less."""
-SLACK = 8 * MIB
+BLOCK: Final = 4 * MIB
+"""One connection gives some 100 MB/s: at 15 ms to the first byte, 4 MiB keep it 74 % busy, and the
+blocks on their way stay small enough for the processor's cache."""
+MIN_WINDOW: Final = 4 * MIB
+"""Read ahead for the slowest: what the kernel itself reads ahead."""
+SLACK: Final = 8 * MIB
 """The kernel has up to read_ahead_kb (4 MiB) of 1 MiB requests in flight, in no strict order."""
+GROWTH: Final = 4
+"""A stream that has read n bytes may have 4 n fetched ahead, so little is wasted on who stops early."""
+STREAMS: Final = 32
+"""Places in one file that are read at a time: threads with ranges of their own."""
+ABANDONED: Final = 2.0
+"""Seconds after which a stream that nobody goes on with, while others are read, loses its blocks."""
+RATE_TIME: Final = 0.2
+"""Seconds over which a stream's speed is taken."""
+MEMORY_SHARE: Final = 3
+"""All streams together hold at most this part of the budget ahead."""
 
 
-class _Block:
-    """Bytes [start, start+length) of the object, `filled` of which have arrived."""
+class Stream:
+    """A place where reading goes on.
 
-    __slots__ = (
-        "_token",
-        "_waiters",
-        "buffer",
-        "dropped",
-        "error",
-        "filled",
-        "length",
-        "scope",
-        "settled",
-        "start",
-        "used",
-    )
+    front: the furthest byte asked for.  run: bytes read in sequence.  hits: reads that went on.
+    """
 
-    def __init__(self, start: int, length: int, buffer: bytearray) -> None:
-        self.start = start
-        self.length = length
-        self.buffer = buffer
-        self.filled = 0
-        self.used = 0
-        self.error: Exception | None = None
-        self.dropped = False
-        self.settled = trio.Event()
-        """The fetch is over and nothing writes into the buffer any more."""
-        self.scope = trio.CancelScope()
-        self._waiters: list[tuple[int, trio.Event]] = []
-        self._token = trio.lowlevel.current_trio_token()
+    __slots__ = ("_marked_at", "_marked_run", "front", "hits", "lone", "rate", "run", "touched")
+
+    def __init__(self, front: int, length: int, now: float, *, lone: bool) -> None:
+        self.front = front
+        self.run = length
+        self.hits = 0
+        self.lone = lone
+        """Began as a jump among others: probably random access."""
+        self.touched = now
+        self.rate: float | None = None
+        """Bytes a second, None when not measured yet."""
+        self._marked_at = now
+        self._marked_run = length
+
+    def distance(self, offset: int, length: int) -> int | None:
+        """How far a read is from the front, None when it cannot belong here."""
+        away = abs(offset - self.front)
+        return away if away <= min(SLACK, max(4 * length, self.run)) else None
+
+    def advance(self, offset: int, end: int, now: float) -> None:
+        """A read of this stream."""
+        if end > self.front:
+            self.hits += 1
+            self.run += end - max(offset, self.front)
+            self.front = end
+        self.touched = now
+        elapsed = now - self._marked_at
+        if elapsed >= RATE_TIME:
+            self.rate = (self.run - self._marked_run) / elapsed
+            self._marked_at, self._marked_run = now, self.run
 
     @property
-    def end(self) -> int:
-        return self.start + self.length
+    def beginning(self) -> bool:
+        """Is this its first read, and no jump among others?"""
+        return self.hits == 0 and not self.lone
 
-    def advance(self, filled: int) -> None:
-        """From any thread: so many bytes are there now."""
-        self.filled = filled
-        if self._waiters:
-            try:
-                self._token.run_sync_soon(self.wake, idempotent=True)
-            except trio.RunFinishedError:
-                pass  # the mount is ending; nobody waits any more
+    @property
+    def sequential(self) -> bool:
+        """Is it worth reading ahead?"""
+        return self.hits > (1 if self.lone else 0)
 
-    def wake(self) -> None:
-        waiting = self._waiters
-        still = [w for w in waiting if w[0] > self.filled and self.error is None]
-        for entry in waiting:
-            if entry not in still:
-                entry[1].set()
-        self._waiters = still
-
-    async def wait(self, upto: int) -> None:
-        """Until the first *upto* bytes are there.  Raises what the fetch raised."""
-        while self.filled < upto and self.error is None:
-            event = trio.Event()
-            self._waiters.append((upto, event))
-            if self.filled >= upto:  # arrived between the check and the registration
-                self.wake()
-            await event.wait()
-        if self.filled < upto and self.error is not None:
-            raise self.error
+    def start_over(self) -> None:
+        """Memory is short, or fetches fail: read ahead little, and learn again."""
+        self.run = self._marked_run = min(self.run, FIRST)
 
 
 class Reader:
-    """Sequential and random reads of one version, for one open file.
-
-    The bytes that `read` returns are views into buffers that are used again: they are valid until
-    the caller next awaits.
-    """
+    """Reads of one version, for one open file."""
 
     def __init__(self, ctx: Context, version: Version) -> None:
         self._ctx = ctx
         self.version = version
-        self._blocks: list[_Block] = []
-        self._furthest = 0
-        self._window = FIRST
+        self._blocks: list[Block] = []
+        self._spent: list[Block] = []
+        self._streams: list[Stream] = []
         self._jumps = 0
-        self._crcs: dict[int, tuple[int, int]] = {}
-        self._verified = version.crc64 is None
+        """Streams begun since a read last went on from an earlier one."""
+        self._ledger = Ledger(version.size, wanted=version.crc64 is not None)
+        self._generation = 0
+        """Moves when what was received has turned out to be wrong."""
+        self._wrong = 0
+        self._delivered = False
         self._closed = False
-        ctx.budget.reclaimers.append(self._reclaim)
 
     def close(self) -> None:
-        """Stop fetching and give all memory back."""
+        """Stop fetching and give all memory back; reads under way keep what they wait for."""
         if self._closed:
             return
         self._closed = True
-        self._ctx.budget.reclaimers.remove(self._reclaim)
+        self._ctx.budget.reclaimers.pop(self._reclaim, None)
+        for stream in self._streams:
+            self._ctx.pace.forget(stream)
+        self._streams.clear()
         for block in list(self._blocks):
-            self._drop(block)
+            if not block.pins:
+                self._drop(block)
 
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Bytes [offset, offset+length), fewer at the end of the file.
 
-        Raises PreconditionFailed when the object has been replaced, other StoreErrors as they come.
+        Raises PreconditionFailed when the object has been replaced, ChecksumMismatch when the file
+        was read whole and is not what the service has (the next read fetches all again), other
+        StoreErrors as they come.
         """
-        length = min(length, self.version.size - offset)
-        if length <= 0:
+        end = min(offset + length, self.version.size)
+        if end <= offset:
             return b""
-        end = offset + length
-        self._plan(offset, end)
-        pieces: list[memoryview] = []
-        at = offset
-        while at < end:
-            block = self._find(at)
-            if block is None:
-                block = self._fetch(at, end, floor=True)
-            upto = min(end, block.end)
-            try:
-                await block.wait(upto - block.start)
-            except OssfsError:
-                self._forget(block)
-                raise
-            if upto == self.version.size and not self._verified:
-                await self._verify(block)
-            pieces.append(memoryview(block.buffer)[at - block.start : upto - block.start])
-            block.used += upto - at
-            at = upto
-        self._furthest = max(self._furthest, end)
-        self._retire()
-        if len(pieces) == 1:
-            return pieces[0]
-        return b"".join(pieces)
-
-    # -- the window
-
-    def _plan(self, offset: int, end: int) -> None:
-        """Start the fetches that this read, and those that will follow it, need."""
         if self._closed:
-            return
-        size = self.version.size
-        near = self._furthest - SLACK <= offset <= self._furthest + SLACK
-        first = self._furthest == 0 and not self._blocks
-        if first and offset == 0:
-            self._cover(0, min(size, max(end, FIRST)))
-            return
-        if not near or (first and offset > 0):
-            self._jumps += 1
-            self._window = FIRST
-            if self._find(offset) is None:
-                for block in list(self._blocks):
-                    if not block._waiters:
-                        self._forget(block)
-            self._furthest = end
-            # One lone jump may be the start of a sequential read; more of them are random access.
-            goal = end if self._jumps > 1 else min(size, max(end, offset + FIRST))
-            self._cover(offset, goal, exact=True)
-            return
-        if self._jumps > 1 and offset > self._furthest and self._find(offset) is None:
-            # Still hopping about, only in small steps.
-            self._furthest = end
-            self._cover(offset, end, exact=True)
-            return
-        if end > self._furthest:
-            self._jumps = 0
-            self._window = min(self._window * 2, WINDOW, max(FIRST, self._ctx.budget.limit // 3))
-        self._cover(offset, min(size, max(end, self._furthest) + self._window))
+            raise trio.ClosedResourceError("this reader is closed")
+        try:
+            data = await self._read(offset, end)
+        except ChecksumMismatch as error:
+            if self._delivered or self._closed:
+                raise  # wrong bytes may have been handed out
+            log.info("%s; fetching it again", error)
+            data = await self._read(offset, end)
+        self._delivered = True
+        return data
 
-    def _cover(self, start: int, goal: int, *, exact: bool = False) -> None:
-        """Fetch what of [start, goal) is not on its way yet, as far as the budget allows."""
-        at = start
-        while at < goal:
+    async def _read(self, offset: int, end: int) -> bytes | memoryview:
+        stream = self._follow(offset, end)
+        self._give_back()
+        going_on = (stream.sequential or stream.beginning) and end == stream.front
+        if not going_on and not self._touches(offset, end):
+            return await self._fetch_alone(offset, end)
+        generation = self._generation
+        blocks = self._demand(stream, offset, end)
+        try:
+            if stream.sequential:
+                self._fetch_ahead(stream)
+            for block in blocks:
+                await block.wait(min(end, block.end) - block.start)
+            await self._verify(blocks, end)
+            self._check(generation)
+            return self._collect(blocks, offset, end)
+        except OssfsError:
+            self._check(generation)
+            raise
+        finally:
+            for block in blocks:
+                self._unpin(block)
+
+    def _collect(self, blocks: list[Block], offset: int, end: int) -> bytes | memoryview:
+        pieces: list[memoryview] = []
+        for block in blocks:
+            start, stop = max(offset, block.start), min(end, block.end)
+            pieces.append(block.view[start - block.start : stop - block.start])
+            block.used += stop - start
+            if block.used >= block.length:
+                self._spent.append(block)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # -- streams
+
+    def _follow(self, offset: int, end: int) -> Stream:
+        """The stream that a read belongs to, moved on by it."""
+        now = trio.current_time()
+        length = end - offset
+        best: Stream | None = None
+        least = SLACK + 1
+        for stream in self._streams:
+            away = stream.distance(offset, length)
+            if away is not None and away < least:
+                best, least = stream, away
+        if best is None:
+            self._jumps += 1
+            best = Stream(end, length, now, lone=self._jumps > 1)
+        else:
+            best.advance(offset, end, now)
+            if best.sequential:
+                self._jumps = 0
+            self._streams.remove(best)
+        self._streams.append(best)
+        while len(self._streams) > STREAMS or self._streams[0].touched < now - ABANDONED:
+            gone = self._streams.pop(0)
+            gone.front = NEVER  # its blocks are behind it now
+            self._ctx.pace.forget(gone)
+        return best
+
+    def _window(self, stream: Stream) -> int:
+        """How many bytes to hold ahead of a stream's front."""
+        pace = self._ctx.pace
+        share = pace.share(self._ctx.budget.limit // MEMORY_SHARE)
+        window = min(share, GROWTH * stream.run)
+        if stream.rate is not None:
+            window = min(window, max(MIN_WINDOW, pace.window(stream.rate, BLOCK)))
+        return max(FIRST, window)
+
+    def _fetch_ahead(self, stream: Stream) -> None:
+        """Start the fetches that this stream is going to need, as far as memory and connections allow."""
+        pace = self._ctx.pace
+        pace.touch(stream, stream.touched)
+        window = self._window(stream)
+        size = self.version.size
+        at = stream.front
+        goal = at + window
+        while at < size and pace.may_prefetch and not self._closed:
             block = self._find(at)
             if block is not None:
                 at = block.end
                 continue
-            following = self._next_start(at)
-            stop = goal if following is None else min(goal, following)
-            if not exact and at != start and stop - at < min(FIRST, goal - at):
+            length = self._block_length(stream, at, window)
+            # Wait until a decent block fits: few requests beat many.
+            if at + length > goal or not self._ctx.budget.try_take(length):
                 return
-            length = min(stop - at, self._block_length(at, exact))
-            stub = length < self._block_length(at, exact) // 2 and at + length < self.version.size
-            if at > start and not exact and stub:
-                return  # wait until a decent block fits: few requests beat many
-            if self._start(at, length, floor=at == start) is None:
-                return
+            self._start(at, length, stream, prefetch=True)
             at += length
 
-    def _block_length(self, at: int, exact: bool) -> int:
-        if exact:
-            return BLOCK
-        length = max(FIRST, min(BLOCK, self._window // 4))
+    def _block_length(self, stream: Stream, at: int, window: int) -> int:
+        """Of the next block at *at*, to the end of the file or the next block at most."""
+        length = max(FIRST, min(BLOCK, window // 4))
         if length >= MIB:
-            # End at a multiple of 1 MiB, where the kernel's requests end too: no read is joined
-            # from two blocks.
-            length = (at + length) // MIB * MIB - at
-        return length
+            # End where the kernel's requests of 1 MiB will end: a read of two blocks is a copy.
+            beyond = (at + length - stream.front) % MIB
+            if length - beyond >= MIB // 2:
+                length -= beyond
+        return min(length, self._limit(at) - at)
 
-    def _find(self, offset: int) -> _Block | None:
+    # -- blocks
+
+    def _find(self, offset: int) -> Block | None:
         i = bisect_right(self._blocks, offset, key=lambda b: b.start) - 1
         if i >= 0 and offset < self._blocks[i].end:
             return self._blocks[i]
         return None
 
-    def _next_start(self, offset: int) -> int | None:
-        i = bisect_right(self._blocks, offset, key=lambda b: b.start)
-        return self._blocks[i].start if i < len(self._blocks) else None
+    def _limit(self, at: int) -> int:
+        """Where a block that begins at *at* has to end."""
+        i = bisect_right(self._blocks, at, key=lambda b: b.start)
+        return self._blocks[i].start if i < len(self._blocks) else self.version.size
 
-    def _fetch(self, start: int, end: int, *, floor: bool) -> _Block:
-        following = self._next_start(start)
-        block = self._start(start, (end if following is None else min(end, following)) - start, floor=floor)
-        assert block is not None
-        return block
+    def _touches(self, offset: int, end: int) -> bool:
+        """Is any of [offset, end) here or on its way?"""
+        return self._find(offset) is not None or self._limit(offset) < end
 
-    def _start(self, start: int, length: int, *, floor: bool) -> _Block | None:
-        """Begin to fetch a block; None when there is no memory for it."""
-        if not self._ctx.budget.try_take(length):
-            if not floor:
-                return None
-            self._ctx.budget.take(length)
-        block = _Block(start, length, bytearray(length))
+    def _demand(self, stream: Stream, offset: int, end: int) -> list[Block]:
+        """The blocks of [offset, end), pinned, and started where there are none.
+
+        They do not wait for memory: others give theirs up, or the budget is exceeded.
+        """
+        blocks: list[Block] = []
+        at = offset
+        while at < end:
+            block = self._find(at)
+            if block is None:
+                limit = self._limit(at)
+                need = min(end, limit) - at
+                length = need
+                if stream.sequential and end == stream.front:
+                    length = max(need, self._block_length(stream, at, self._window(stream)))
+                elif stream.beginning:
+                    length = max(need, min(FIRST, limit - at))
+                if not self._ctx.budget.try_take(length):
+                    length = need
+                    self._ctx.budget.seize(length)
+                block = self._start(at, length, stream, prefetch=False)
+            block.pins += 1
+            blocks.append(block)
+            at = block.end
+        return blocks
+
+    def _start(self, start: int, length: int, stream: Stream, *, prefetch: bool) -> Block:
+        """Begin to fetch a block whose memory has been taken."""
+        self._ctx.budget.reclaimers[self._reclaim] = None
+        buffer = self._ctx.budget.buffers.get(length)
+        sums = Sums(start, self._ledger.missing(start, start + length))
+        block = Block(start, length, buffer, sums, stream, prefetch=prefetch)
         self._blocks.insert(bisect_right(self._blocks, start, key=lambda b: b.start), block)
+        if prefetch:
+            self._ctx.pace.in_flight += 1
         self._ctx.jobs.start(lambda: self._fill(block))
         return block
 
-    async def _fill(self, block: _Block) -> None:
+    async def _get(self, start: int, view: memoryview, progress: Block | None, sums: Sums) -> None:
+        """Fill *view* with the bytes from *start*."""
+        if progress is not None:
+            advance = progress.advance
+        elif sums.owed:
+            advance = lambda filled: sums.advance(view, filled)  # noqa: E731
+        else:
+            advance = None
+        _, count = await self._ctx.store.get(
+            self.version.key, view, start=start, etag=self.version.etag, progress=advance
+        )
+        if count < len(view):
+            raise ShortBody(
+                f"{count} bytes of {len(view)} at {start}", operation="GetObject", key=self.version.key
+            )
+
+    async def _fill(self, block: Block) -> None:
+        generation = self._generation
         try:
             with block.scope:
-                _, count = await self._ctx.store.get(
-                    self.version.key,
-                    memoryview(block.buffer),
-                    start=block.start,
-                    etag=self.version.etag,
-                    progress=block.advance,
-                )
-                if count < block.length:
-                    raise ShortBody(
-                        f"{count} bytes of {block.length} at {block.start}",
-                        operation="GetObject",
-                        key=self.version.key,
-                    )
-                if not self._verified:
-                    value = await trio.to_thread.run_sync(crc64, [memoryview(block.buffer)])
-                    self._crcs[block.start] = (block.length, value)
+                await self._get(block.start, block.view, block, block.sums)
                 block.filled = block.length
-            if block.scope.cancelled_caught:
-                block.error = block.error or trio.ClosedResourceError()
         except OssfsError as error:
             block.error = error
         finally:
             if block.error is None and block.filled < block.length:
-                block.error = trio.ClosedResourceError()  # cancelled from above: the mount is ending
+                # Dropped, or cancelled from above: the mount is ending.
+                block.error = ConnectionLost("given up", operation="GetObject", key=self.version.key)
+            if block.prefetch:
+                self._ctx.pace.in_flight -= 1
+            if block.error is None:
+                self._ctx.pace.measured(*block.timing())
+                if generation == self._generation:
+                    self._enter(block.sums)
             block.settled.set()
             block.wake()
-            if block.dropped:
-                self._ctx.budget.give(block.length)
+            self._settle(block)
+
+    def _settle(self, block: Block) -> None:
+        """The fetch of a block has ended."""
+        if block.dropped:
+            self._release(block)
+        elif block.error is not None:
+            # Whoever waits has the error; who comes later asks again.
+            if not block.pins:
+                log.debug("not fetched ahead: %s", block.error)
+            block.stream.start_over()
+            self._drop(block)
+        elif self._ctx.budget.waiting and not block.pins:
+            self._drop(block)  # somebody has asked for memory since
+
+    async def _fetch_alone(self, offset: int, end: int) -> memoryview:
+        """Random access: one request for exactly these bytes."""
+        generation = self._generation
+        length = end - offset
+        view = memoryview(bytearray(length))
+        sums = Sums(offset, self._ledger.missing(offset, end))
+        self._ctx.budget.seize(length)
+        try:
+            await self._get(offset, view, None, sums)
+        finally:
+            self._ctx.budget.give(length)
+        self._check(generation)
+        self._enter(sums)
+        await self._verify([], end)
+        return view
 
     # -- the end of a block
 
-    def _retire(self) -> None:
-        """Drop blocks that are used up, or lie so far behind that nobody will come back for them."""
-        for block in list(self._blocks):
-            if block.settled.is_set() and (block.used >= block.length or block.end + SLACK < self._furthest):
+    def _give_back(self) -> None:
+        """Drop what earlier reads have used up, and what streams have left far behind."""
+        spent, self._spent = self._spent, []
+        for block in spent:
+            if not block.settled.is_set():
+                self._spent.append(block)  # the last byte is here, but the worker thread has not let go
+            elif not block.dropped and not block.pins:
                 self._drop(block)
-
-    def _forget(self, block: _Block) -> None:
-        if block in self._blocks:
+        for block in [b for b in self._blocks if b.end + SLACK < b.stream.front and not b.pins]:
             self._drop(block)
 
-    def _drop(self, block: _Block) -> None:
+    def _unpin(self, block: Block) -> None:
+        block.pins -= 1
+        if block.dropped:
+            self._release(block)
+        elif self._closed and not block.pins:
+            self._drop(block)
+
+    def _drop(self, block: Block) -> None:
         self._blocks.remove(block)
         block.dropped = True
-        if block.settled.is_set():
+        block.scope.cancel()  # the worker thread, if it still fills the buffer, lets go of it soon
+        self._release(block)
+
+    def _release(self, block: Block) -> None:
+        """Give the memory of a dropped block back as soon as nobody uses it."""
+        if block.settled.is_set() and not block.pins:
+            self._ctx.budget.buffers.put(block.buffer)
             self._ctx.budget.give(block.length)
-        else:
-            block.scope.cancel()  # _fill gives the memory back once the thread has let go of it
 
     def _reclaim(self, wanted: int) -> int:
-        """Give up prefetched blocks that nobody waits for, the furthest ahead first."""
-        freed = 0
-        for block in reversed(list(self._blocks)):
-            if freed >= wanted:
+        """Give up blocks that nobody waits for, the furthest ahead first; the bytes that are free now.
+
+        Those on their way become free as soon as their connections are shut.
+        """
+        freed = promised = 0
+        for block in reversed([b for b in self._blocks if not b.pins]):
+            if freed + promised >= wanted:
                 break
-            if block.start > self._furthest and block.settled.is_set():
+            if block.settled.is_set():
                 freed += block.length
-                self._drop(block)
-        if freed:
-            self._window = max(FIRST, self._window // 2)
+            else:
+                promised += block.length
+            block.stream.start_over()
+            self._drop(block)
         return freed
 
     # -- the checksum of a file that was read whole
 
-    async def _verify(self, last: _Block) -> None:
-        """Compare the CRC of the whole file before its end is reported, when all of it was fetched."""
-        for block in list(self._blocks):
+    def _enter(self, sums: Sums) -> None:
+        for start, end, value in sums.done:
+            self._ledger.add(start, end, value)
+
+    async def _verify(self, blocks: list[Block], end: int) -> None:
+        """Compare the CRC, when a read that ends at *end* completes the file or reports its end."""
+        ledger = self._ledger
+        if not ledger.wanted:
+            return
+        if end == self.version.size:
+            blocks = list(self._blocks)
+        under_way = [b for b in blocks if b.end <= end or end == self.version.size]
+        under_way = [b for b in under_way if not b.settled.is_set()]
+        if ledger.covered + sum(block.sums.owed for block in under_way) < self.version.size:
+            return  # not read whole, or not yet
+        for block in under_way:
             await block.settled.wait()
-        if last.error is not None:
-            raise last.error
-        at, total = 0, 0
-        for start in sorted(self._crcs):
-            if start != at:
-                return  # not read whole, or pieces overlap: nothing to compare
-            length, value = self._crcs[start]
-            total = combine(total, value, length)
-            at += length
-        if at != self.version.size:
+        total = ledger.total
+        if total is None:
             return
-        self._verified = True
         if total == self.version.crc64:
+            ledger.stop()
             return
+        self._generation += 1
+        self._wrong = total
+        ledger.clear()
         for block in list(self._blocks):
-            self._forget(block)
-        self._crcs.clear()
-        self._verified = False
-        raise ChecksumMismatch(
-            f"CRC-64 of the bytes received is {total}, the object's is {self.version.crc64}",
-            operation="GetObject",
-            key=self.version.key,
-        )
+            self._drop(block)
+        self._check(-1)
+
+    def _check(self, generation: int) -> None:
+        """Raise when what this read has received, since *generation*, turned out to be wrong."""
+        if generation != self._generation:
+            raise ChecksumMismatch(
+                f"the CRC-64 of the bytes received is {self._wrong}, the object's {self.version.crc64}",
+                operation="GetObject",
+                key=self.version.key,
+            )
