@@ -151,7 +151,7 @@ class MountConfig(BaseSettings):
         default_factory=default_memory, description="budget of all buffers; a quarter of RAM, at most 1GB"
     )
     connections: Annotated[int, BeforeValidator(whole(1, 256))] = Field(
-        32, description="how many requests may be on their way at a time"
+        64, description="how many requests may be on their way at a time"
     )
     flush: Annotated[str, BeforeValidator(one_of("auto", "always"))] = Field(
         "auto", description="auto, or always: commit at each close of a shared descriptor too"
@@ -161,7 +161,7 @@ class MountConfig(BaseSettings):
     )
     op_timeout: Annotated[
         float, BeforeValidator(parse_seconds), AfterValidator(seconds_between(1, 86400))
-    ] = Field(120.0, description="how long a file operation may make no progress, in seconds")
+    ] = Field(60.0, description="how long a file operation may make no progress, in seconds")
     log_level: Annotated[str, BeforeValidator(one_of("debug", "info", "warning", "error"))] = Field(
         "info", description="debug, info, warning or error"
     )

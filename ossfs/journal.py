@@ -157,7 +157,8 @@ async def _clean(store: ObjectStore, left: Leftovers) -> int:
         removed += 1
     for key, (restore_to, write_ids) in sorted(left.hidden.items()):
         if restore_to is not None and await _unfinished(store, restore_to, write_ids):
-            await store.copy(key, restore_to)
+            kept = await store.head(key)
+            await store.copy(key, restore_to, storage_class=kept.storage_class)
             log.warning("%s: its old version is put back; a dead mount had not finished it", restore_to)
         await store.delete(key)
         removed += 1

@@ -204,7 +204,9 @@ class Changes:
         if node.handles:
             orphan = self.hidden.fresh("orphan")
             if node.version is not None:
-                made = await copy_object(self.ctx, node.version, orphan, node.attrs)
+                made = await copy_object(
+                    self.ctx, node.version, orphan, node.attrs, storage_class=node.storage_class
+                )
                 old = node.version
                 kept = Version(orphan, made.etag, old.size, old.crc64, old.last_modified)
                 node.version = kept
@@ -408,6 +410,7 @@ class Changes:
             key,
             attrs,
             write_id=write_id,
+            storage_class=node.storage_class,
             forbid_overwrite=no_replace and not self.ctx.config.versioned,
         )
         if node.attrs is not None:
@@ -522,7 +525,9 @@ class Changes:
             if obj.size > limits.MAX_SINGLE_COPY_SIZE:
                 attrs = attributes.decode(await self.ctx.store.head(obj.key), self.ctx.defaults)
             try:
-                result = await copy_object(self.ctx, version, key, attrs, write_id=_write_id())
+                result = await copy_object(
+                    self.ctx, version, key, attrs, write_id=_write_id(), storage_class=obj.storage_class
+                )
             except NotFound:
                 return  # removed meanwhile: the next listing says so
             except StoreError as error:

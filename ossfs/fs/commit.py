@@ -194,17 +194,24 @@ async def copy_object(
     attrs: Attrs | None,
     *,
     write_id: str | None = None,
+    storage_class: str | None = None,
     forbid_overwrite: bool = False,
 ) -> PutResult:
     """Copy one version to *key*, with new attributes if given; by parts when it is large.
 
+    storage_class: of the copy when no attributes (which carry it) are given.
     attrs are needed when the object is larger than MAX_SINGLE_COPY_SIZE: a multipart upload takes
     nothing over from the source.
     """
     headers = None if attrs is None else attributes.encode(attrs, write_id=write_id)
     if source.size <= MAX_SINGLE_COPY_SIZE or headers is None:
         return await ctx.store.copy(
-            source.key, key, etag=source.etag, headers=headers, forbid_overwrite=forbid_overwrite
+            source.key,
+            key,
+            etag=source.etag,
+            headers=headers,
+            storage_class=storage_class,
+            forbid_overwrite=forbid_overwrite,
         )
     return await _copy_by_parts(ctx, source, key, attrs, write_id, forbid_overwrite)
 

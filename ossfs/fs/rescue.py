@@ -33,13 +33,15 @@ class Rescue:
         """Does the name hold something unfinished?"""
         return self._saved is not None
 
-    async def before_checkpoint(self, original: Version | None, key: str, write_id: str) -> None:
+    async def before_checkpoint(
+        self, original: Version | None, key: str, write_id: str, storage_class: str
+    ) -> None:
         """Save *original*, once; note that *write_id* is about to stand for something unfinished."""
         if self._saved is None:
             if original is None:
                 return
             saved = self._hidden.fresh("rescue")
-            await copy_object(self._ctx, original, saved, None)
+            await copy_object(self._ctx, original, saved, None, storage_class=storage_class)
             self._saved = saved
         self._write_ids.add(write_id)
         self._ctx.journal.hidden_created(self._saved, restore_to=key, write_id=write_id)
@@ -61,5 +63,6 @@ class Rescue:
             except NotFound:
                 found = None
             if found in self._write_ids:
-                await self._ctx.store.copy(saved, key)
+                kept = await self._ctx.store.head(saved)
+                await self._ctx.store.copy(saved, key, storage_class=kept.storage_class)
         await self._hidden.delete(saved)

@@ -466,7 +466,9 @@ class Writer:
         node = self.node
         if node.hidden_key is None:
             upload = await self.sender.ensure_upload()
-            await self.rescue.before_checkpoint(self.original, upload.key, upload.write_id)
+            await self.rescue.before_checkpoint(
+                self.original, upload.key, upload.write_id, node.storage_class
+            )
         self._checkpointing = True
         try:
             await self.commit_locked(to_hidden=True)

@@ -198,9 +198,13 @@ class ObjectStore(Protocol):
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
+        storage_class: str | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
-        """CopyObject inside the bucket.  etag: x-oss-copy-source-if-match.  headers: REPLACE, else COPY."""
+        """CopyObject inside the bucket.  etag: x-oss-copy-source-if-match.  headers: REPLACE, else COPY.
+
+        storage_class: of the copy when there are no headers; the service does not take the source's.
+        """
         ...
 
     async def delete(self, key: str, *, guard: Guard | None = None) -> None:

@@ -153,13 +153,19 @@ def parse_uploads(data: bytes) -> tuple[list[UploadInfo], tuple[str, str] | None
 
 
 def parse_deleted(data: bytes) -> set[str]:
-    """The keys that a DeleteResult names as deleted."""
+    """The keys that a DeleteResult names as deleted.
+
+    We ask for encoding-type=url.  An answer that does not say whether it complied counts both ways: a
+    key that is then taken for deleted wrongly had to be one that we asked to delete, under two readings.
+    """
     root = parse_xml(data)
-    plain = root.findtext("EncodingType", "") != "url"
+    said = root.findtext("EncodingType")
     deleted = set()
     for element in root.iterfind("Deleted"):
         name = element.findtext("Key", "")
-        key = name if plain else decode(name)
+        if said != "url":
+            deleted.add(name)
+        key = decode(name) if said == "url" or not said else None
         if key is not None:
             deleted.add(key)
     return deleted

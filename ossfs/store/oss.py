@@ -390,6 +390,7 @@ class OssStore:
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
+        storage_class: str | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
         check_key(source, "CopyObject")
@@ -401,6 +402,8 @@ class OssStore:
                 sent["x-oss-tagging-directive"] = "Replace"
         else:
             sent = {"x-oss-metadata-directive": "COPY"}
+            if storage_class is not None:
+                sent["x-oss-storage-class"] = storage_class
             if self._config.encrypt:
                 sent["x-oss-server-side-encryption"] = self._config.encrypt
         sent["x-oss-copy-source"] = copy_source(self._name, source)

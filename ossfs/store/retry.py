@@ -290,6 +290,7 @@ class RetryStore:
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
+        storage_class: str | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
         async def settle() -> PutResult | None:
@@ -305,7 +306,12 @@ class RetryStore:
         conditional = forbid_overwrite or etag is not None
         result, _ = await self._call(
             lambda: self.once.copy(
-                source, key, etag=etag, headers=headers, forbid_overwrite=forbid_overwrite
+                source,
+                key,
+                etag=etag,
+                headers=headers,
+                storage_class=storage_class,
+                forbid_overwrite=forbid_overwrite,
             ),
             effects=True,
             settle=settle if conditional else None,

@@ -455,6 +455,7 @@ class MemoryStore:
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
+        storage_class: str | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
         self._check_key("copy", key)
@@ -470,7 +471,7 @@ class MemoryStore:
             elif source == key:
                 new = ObjectHeaders()  # "request's metadata always replaces" when copied onto itself
             else:
-                new = replace(copy_headers(found.headers), storage_class=None)
+                new = replace(copy_headers(found.headers), storage_class=storage_class)
             if new.tagging is None:
                 new.tagging = found.tagging
             result_etag = found.etag
