@@ -15,7 +15,7 @@ from typing import Final
 
 from ossfs.limits import KIB, MIB
 
-JITTER: Final = 0.03
+JITTER: Final = 0.05
 """Seconds of reading to hold ahead beside the network's delay, for threads that get their turn late."""
 SPARE: Final = 2.0
 """Twice what the present speed needs: with less, the speed could never be seen to grow."""

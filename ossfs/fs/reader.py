@@ -43,6 +43,9 @@ SLACK: Final = 8 * MIB
 """The kernel has up to read_ahead_kb (4 MiB) of 1 MiB requests in flight, in no strict order."""
 GROWTH: Final = 4
 """A stream that has read n bytes may have 4 n fetched ahead, so little is wasted on who stops early."""
+UNMEASURED: Final = 64 * MIB
+"""Ahead of all streams whose speed is not known yet: 1 GB/s at 15 ms.  A service that is faster than the
+program would fill the memory before the first measurement."""
 STREAMS: Final = 32
 """Places in one file that are read at a time: threads with ranges of their own."""
 ABANDONED: Final = 2.0
@@ -221,11 +224,12 @@ class Reader:
     def _window(self, stream: Stream) -> int:
         """How many bytes to hold ahead of a stream's front."""
         pace = self._ctx.pace
+        if stream.rate is None:
+            asked = pace.share(UNMEASURED)
+        else:
+            asked = max(MIN_WINDOW, pace.window(stream.rate, BLOCK))
         share = pace.share(self._ctx.budget.limit // MEMORY_SHARE)
-        window = min(share, GROWTH * stream.run)
-        if stream.rate is not None:
-            window = min(window, max(MIN_WINDOW, pace.window(stream.rate, BLOCK)))
-        return max(FIRST, window)
+        return max(FIRST, min(asked, share, GROWTH * stream.run))
 
     def _fetch_ahead(self, stream: Stream) -> None:
         """Start the fetches that this stream is going to need, as far as memory and connections allow."""
