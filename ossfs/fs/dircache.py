@@ -37,7 +37,17 @@ class Known:
 class DirCache:
     """The names of one directory.  Times are trio.current_time() in seconds."""
 
-    __slots__ = ("_began", "_changes", "_touched", "complete_at", "entries", "leaving", "more_at", "own")
+    __slots__ = (
+        "_began",
+        "_changes",
+        "_forgot",
+        "_touched",
+        "complete_at",
+        "entries",
+        "leaving",
+        "more_at",
+        "own",
+    )
 
     def __init__(self, *, own: bool = False, now: float = 0.0) -> None:
         self.entries: dict[str, Known] = {}
@@ -50,6 +60,7 @@ class DirCache:
         """Names whose delete or rename is under way: gone for this machine, whatever a listing says."""
         self._changes = 0
         self._touched: dict[str, int] = {}
+        self._forgot = 0
         self._began: list[int] = []
 
     # -- questions
@@ -99,12 +110,19 @@ class DirCache:
         """What is known of *name* was wrong: ask again."""
         self.entries.pop(name, None)
         self.complete_at = None
+        self._forget()
 
     def forget_all(self) -> None:
         """Ask again about everything."""
         self.entries.clear()
         self.complete_at = None
         self.more_at = None
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._began:
+            self._changes += 1
+            self._forgot = self._changes
 
     def _touch(self, name: str) -> None:
         if self._began:
@@ -123,31 +141,41 @@ class DirCache:
         self._began.remove(token)
         if not self._began:
             self._touched.clear()
-            self._changes = 0
+            self._changes = self._forgot = 0
 
     def touched_since(self, name: str, token: int) -> bool:
         """Did this mount change *name* after the request with this token was sent?"""
         return self._touched.get(name, 0) > token
+
+    def forgot_since(self, token: int) -> bool:
+        """Was something forgotten after that?  Then its answer proves no absence: the directory may have
+        another key by now, and what was forgotten may have been put just before."""
+        return self._forgot > token
 
     def merge(
         self, found: Iterable[tuple[str, ListedObject | None]], at: float, token: int, *, complete: bool
     ) -> None:
         """Take over an answer that was asked for at time *at*.
 
-        complete: the answer names all there is, so every other name is gone.
+        complete: the answer names all there is, so every other name is gone.  What was learnt by a later
+        request stays, and so does what that one said of everything else.
         """
-        fresh = {name: Known(obj, at) for name, obj in found if not self.touched_since(name, token)}
-        if complete:
+        fresh: dict[str, Known] = {}
+        for name, obj in found:
+            if not self.touched_since(name, token):
+                known = self.entries.get(name)
+                fresh[name] = known if known is not None and known.at > at else Known(obj, at)
+        if not complete or self.forgot_since(token):
+            self.entries.update(fresh)
+        elif self.complete_at is None or self.complete_at <= at:
             for name, known in self.entries.items():
-                if self.touched_since(name, token):
+                if known.at > at or self.touched_since(name, token):
                     fresh[name] = known
             self.entries = fresh
             self.complete_at = at
             self.more_at = None
-        else:
-            self.entries.update(fresh)
 
     def absent(self, name: str, token: int) -> None:
         """An answer says that *name* is not there."""
-        if not self.touched_since(name, token):
-            self.entries.pop(name, None)
+        if not self.touched_since(name, token) and self.entries.pop(name, None) is not None:
+            self.complete_at = None  # whichever of the two answers is the younger: ask again
