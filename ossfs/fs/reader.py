@@ -400,8 +400,8 @@ class Reader:
         block.pins -= 1
         if block.dropped:
             self._release(block)
-        elif self._closed and not block.pins:
-            self._drop(block)
+        elif not block.pins and (self._closed or self._ctx.budget.waiting):
+            self._drop(block)  # nobody would ask this reader again
 
     def _drop(self, block: Block) -> None:
         self._blocks.remove(block)
