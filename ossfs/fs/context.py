@@ -18,6 +18,7 @@ import trio
 
 from ossfs.errors import level_of
 from ossfs.fs.attrs import Defaults
+from ossfs.fs.bodies import Bodies
 from ossfs.fs.budget import Budget
 from ossfs.fs.inodes import Inodes
 from ossfs.fs.keys import KeyQueue
@@ -120,9 +121,11 @@ class Context:
     keys: KeyQueue = field(default_factory=KeyQueue)
     wall_ns: Callable[[], int] = time.time_ns
     pace: Pace = field(init=False)
+    bodies: Bodies = field(init=False)
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.config.connections)
+        self.bodies = Bodies(self.budget)
 
     @property
     def defaults(self) -> Defaults:

@@ -25,6 +25,7 @@ from ossfs.store.base import ListedObject, ObjectInfo
 
 if TYPE_CHECKING:
     from ossfs.fs.handles import FileHandle
+    from ossfs.fs.meta import Order
     from ossfs.fs.writer import Writer
 
 ROOT = 1
@@ -148,7 +149,7 @@ class FileNode(Node):
 class DirNode(Node):
     """A directory: a prefix, with or without a marker object."""
 
-    __slots__ = ("cache", "changed_ns", "children", "listed_subdirs", "marker", "marker_at")
+    __slots__ = ("cache", "changed_ns", "children", "listed_subdirs", "marker", "marker_at", "order", "reads")
 
     def __init__(
         self, ino: int, parent: DirNode | None, name: str, *, own: bool = False, now: float = 0.0
@@ -163,6 +164,10 @@ class DirNode(Node):
         self.changed_ns = 0
         """Wall clock of the last local change of an entry: the directory's mtime while mounted."""
         self.listed_subdirs = 0
+        self.order: Order | None = None
+        """How it was listed last: see meta.py."""
+        self.reads = 0
+        """Above zero where stats were followed by opens: there a stat may bring the bytes along."""
 
 
 class Inodes:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,10 +26,10 @@ import trio
 from ossfs.errors import NotFound, PosixError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
-from ossfs.fs.context import Context
+from ossfs.fs.context import Context, run_all
 from ossfs.fs.dircache import ABSENT, Absent, Known
-from ossfs.fs.handles import DirHandle
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
+from ossfs.fs.meta import WITH_BODY, Metadata
 from ossfs.fs.names import showable
 from ossfs.limits import LIST_PAGE
 from ossfs.store.base import ListedObject, ListPage, ObjectInfo
@@ -40,13 +39,8 @@ log = logging.getLogger(__name__)
 SYMLINK_SIZES = range(4096)
 """PATH_MAX: a 1.x symlink is an ordinary object whose body is the target; older ones are empty and have
 it in a header."""
-MEMORY = 200_000
-"""Attributes remembered, least recently used out first: some 100 MB at the most."""
-CACHED_NAMES = 200_000
-"""Directories with more entries than this are streamed, not kept."""
-SETTLED = 2
-"""Seconds: times of objects have a resolution of one, so younger ones may change unseen (as in
-git's index)."""
+LIVE_CLASSES = frozenset({"Standard", "IA"})
+"""Storage classes that a GET may be tried on without a thought for its price or its success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +66,13 @@ class Stat:
         return -(-self.size // 512)
 
 
-class AttrMemory:
-    """Attributes of objects that were seen, for as long as a listing shows them unchanged."""
-
-    def __init__(self, capacity: int = MEMORY) -> None:
-        self._capacity = capacity
-        self._known: OrderedDict[str, tuple[ListedObject, Attrs, bool]] = OrderedDict()
-
-    def put(self, obj: ListedObject, attrs: Attrs, server_date: int) -> None:
-        """Remember what a HEAD at *server_date* said."""
-        settled = server_date - obj.last_modified >= SETTLED
-        self._known[obj.key] = (obj, attrs.copy(), settled)
-        self._known.move_to_end(obj.key)
-        if len(self._known) > self._capacity:
-            self._known.popitem(last=False)
-
-    def get(self, obj: ListedObject) -> Attrs | None:
-        """The attributes of exactly this object as it is listed, if they are known."""
-        known = self._known.get(obj.key)
-        if known is None:
-            return None
-        seen, attrs, settled = known
-        if seen is obj or (settled and seen.etag == obj.etag and seen.last_modified == obj.last_modified):
-            self._known.move_to_end(obj.key)
-            return attrs.copy()
-        return None
-
-    def forget(self, key: str) -> None:
-        """This object has changed."""
-        self._known.pop(key, None)
-
-
 class Lookup:
     """The reading side of the tree."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
-        self.memory = AttrMemory()
+        self.meta = Metadata(ctx)
+        self.memory = self.meta.memory
         self.root_attrs = attributes.new(
             stat.S_IFDIR, ctx.config.dir_mode, ctx.config.uid, ctx.config.gid, ctx.wall_ns()
         )
@@ -256,7 +220,7 @@ class Lookup:
         try:
             page = await self.ctx.store.list(prefix, delimiter="/", max_keys=LIST_PAGE)
             complete = page.next_marker is None
-            self._note_marker(parent, page, prefix, at)
+            self.note_marker(parent, page, prefix, at)
             cache.merge(self.names_of(parent, page, prefix), at, token, complete=complete)
             if not complete:
                 cache.more_at = at
@@ -264,7 +228,7 @@ class Lookup:
             cache.end(token)
         return page
 
-    def _note_marker(self, parent: DirNode, page: ListPage, prefix: str, at: float) -> None:
+    def note_marker(self, parent: DirNode, page: ListPage, prefix: str, at: float) -> None:
         """The first page of a listing shows the directory's own marker, if there is one."""
         if not prefix:
             return
@@ -331,7 +295,7 @@ class Lookup:
             is_dir = bool(page.objects or page.prefixes)
 
         try:
-            await _both(head, listing)
+            await run_all(2, [head, listing])
             if cache.touched_since(name, token):
                 known = cache.entries.get(name)
                 return ABSENT if known is None or name in cache.leaving else known
@@ -358,36 +322,78 @@ class Lookup:
         return self.root_attrs.copy()
 
     async def refresh(self, node: FileNode) -> None:
-        """Ask the bucket about this file.
+        """Learn the attributes of this file, from memory or from the bucket.
 
         Raises ENOENT when it is gone, ESTALE when the name holds another version or type now: in both
         cases the inode has lost its name.
         """
+        parent = node.parent
+        if parent is not None and parent.order is not None:
+            self.meta.walked(parent.order, node.name)
         async with self._single(self._fetching, node.ino):
             if node.attrs is not None and self.fresh(node):
                 return
-            await self._refresh(node)
+            if node.attrs is None and await self._from_memory(node):
+                return
+            with_body = parent is not None and parent.reads > 0 and self._small(node)
+            if with_body and parent is not None:
+                parent.reads -= 1
+            await self._refresh(node, with_body=with_body)
 
-    async def revalidate(self, node: FileNode, within: float = 0.0) -> None:
+    async def _from_memory(self, node: FileNode) -> bool:
+        """Did a HEAD that was sent ahead bring the attributes of the listed version?"""
+        if node.parent is None or node.version is None:
+            return False
+        known = node.parent.cache.entries.get(node.name)
+        if known is None or known.obj is None or known.obj.etag != node.version.etag:
+            return False
+        key, changes = known.obj.key, node.changes
+        await self.meta.under_way(key)
+        if node.changes != changes or node.parent is None:
+            return False
+        attrs = self.memory.get(known.obj)
+        if attrs is None:
+            return False
+        if attrs.kind != node.kind and node.nlookup:
+            self.supersede(node)
+            raise PosixError(errno.ESTALE, key)
+        node.attrs, node.kind, node.attrs_at = attrs, attrs.kind, known.at
+        return True
+
+    def _small(self, node: FileNode) -> bool:
+        return (
+            0 < node.size <= WITH_BODY
+            and node.storage_class in LIVE_CLASSES
+            and node.object_type in ("Normal", "Multipart")
+        )
+
+    async def revalidate(self, node: FileNode, within: float = 0.0, *, for_reading: bool = False) -> None:
         """Ask the bucket, unless it was asked less than *within* seconds ago for another reason.
 
-        Such an answer counts once: two opens ask twice.
+        Such an answer counts once: two opens ask twice.  for_reading: a small file's bytes come along.
         """
         asked, node.validated_at = node.validated_at, float("-inf")
+        parent = node.parent
         if node.attrs is not None and trio.current_time() - asked < within:
+            if for_reading and parent is not None and self._small(node):
+                parent.reads = min(parent.reads + 2, 64)
             return
         async with self._single(self._fetching, node.ino):
-            await self._refresh(node)
+            await self._refresh(node, with_body=for_reading and self._small(node), fresh=True)
             node.validated_at = float("-inf")
 
-    async def _refresh(self, node: FileNode) -> None:
+    async def _refresh(self, node: FileNode, *, with_body: bool = False, fresh: bool = False) -> None:
         parent = node.parent
         if parent is None:
             raise PosixError(errno.ESTALE)
         key = self.ctx.inodes.key(node)
         changes, at = node.changes, trio.current_time()
+        body = None
         try:
-            info = await self.ctx.store.head(key)
+            if with_body:
+                info, body = await self.meta.small_object(key)
+            else:
+                info = await self.meta.head(key, fresh=fresh)
         except NotFound:
             if node.changes != changes or node.local:
                 return
@@ -398,6 +404,8 @@ class Lookup:
         if node.changes != changes or node.local:
             return  # what we did meanwhile is younger than this answer
         self.apply(node, info, at)
+        if body is not None:
+            self.ctx.bodies.put(node, body)
 
     def apply(self, node: FileNode, info: ObjectInfo, at: float) -> None:
         """Take over what a HEAD or GET said.  Raises ESTALE when it is another version or type."""
@@ -413,6 +421,8 @@ class Lookup:
             parent.cache.entries[node.name] = Known(obj, at)
             self.supersede(node)
             raise PosixError(errno.ESTALE, info.key)
+        if node.body is not None and found != old:
+            self.ctx.bodies.drop(node)
         node.version = found
         node.size = found.size
         node.attrs = attrs
@@ -543,95 +553,6 @@ class Lookup:
         age = now - known.at if known is not None else self.ctx.config.ttl
         return max(0.0, self.ctx.config.ttl - age)
 
-    # -- listings
-
-    async def read_dir(self, handle: DirHandle, offset: int) -> bool:
-        """Make sure that entry *offset* of the snapshot is there.  False: the directory ends before it."""
-        if offset == 0 and handle.entries and handle.complete:
-            handle.restart()
-        while offset >= len(handle.entries):
-            if handle.complete:
-                return False
-            await self._next_page(handle)
-        return True
-
-    async def _next_page(self, handle: DirHandle) -> None:
-        parent, cache = handle.node, handle.node.cache
-        now = trio.current_time()
-        if handle.token is None:
-            self._start_snapshot(handle, now)
-            if cache.complete(now, self.ctx.config.ttl):
-                for name, known in cache.entries.items():
-                    self._emit(handle, name, known)
-                handle.complete = True
-                return
-            if parent.detached and parent is not self.ctx.inodes.root:
-                handle.complete = True
-                return
-        assert handle.token is not None
-        prefix = self.ctx.inodes.key(parent)
-        first = handle.marker is None
-        page = await self.ctx.store.list(
-            prefix, delimiter="/", marker=handle.marker or "", max_keys=LIST_PAGE
-        )
-        if first:
-            self._note_marker(parent, page, prefix, handle.began_at)
-        found = list(self.names_of(parent, page, prefix))
-        if len(handle.entries) > CACHED_NAMES:
-            handle.mergeable = False
-        if handle.mergeable:
-            cache.merge(found, handle.began_at, handle.token, complete=False)
-        for name, obj in found:
-            if name in cache.leaving:
-                continue
-            if cache.touched_since(name, handle.token):
-                changed = cache.entries.get(name)
-                if changed is not None:
-                    self._emit(handle, name, changed)
-            else:
-                self._emit(handle, name, Known(obj, handle.began_at))
-        if page.next_marker is None:
-            if handle.mergeable:
-                everything = [(n, k.obj) for n, k in handle.entries]
-                cache.merge(everything, handle.began_at, handle.token, complete=True)
-            handle.complete = True
-        else:
-            handle.marker = page.next_marker
-
-    def _start_snapshot(self, handle: DirHandle, now: float) -> None:
-        handle.token = handle.node.cache.begin()
-        handle.began_at = now
-        # What the bucket does not have yet.
-        for name, child in handle.node.children.items():
-            if isinstance(child, FileNode) and child.local and child.version is None:
-                placeholder = ListedObject(self.ctx.inodes.key(child), child.size, "", 0)
-                self._emit(handle, name, Known(placeholder, now))
-
-    def _emit(self, handle: DirHandle, name: str, known: Known) -> None:
-        index = handle.names.get(name)
-        if index is None:
-            handle.names[name] = len(handle.entries)
-            handle.entries.append((name, known))
-        elif known.obj is None or not handle.entries[index][1].obj:
-            handle.entries[index] = (name, Known(None, known.at))
-
-    def entry(self, handle: DirHandle, name: str, known: Known) -> Node | None:
-        """The inode for an entry of a snapshot; None when it has gone since."""
-        parent = handle.node
-        child = parent.children.get(name)
-        if isinstance(child, FileNode) and child.local:
-            return child
-        if name in parent.cache.leaving:
-            return None
-        current = parent.cache.entries.get(name)
-        if current is not None and current.at >= known.at:
-            known = current
-        elif known.obj is not None and not known.obj.etag:
-            return None  # was only here, and is gone
-        elif current is None and handle.token is not None and parent.cache.touched_since(name, handle.token):
-            return None  # removed after the snapshot was taken
-        return self.node_for(parent, name, known)
-
 
 class _Single:
     """One request at a time for one inode; the lock goes when nobody needs it."""
@@ -654,10 +575,3 @@ def listed(info: ObjectInfo) -> ListedObject:
     return ListedObject(
         info.key, info.size, info.etag, info.last_modified, info.object_type, info.storage_class
     )
-
-
-async def _both(*works) -> None:  # type: ignore[no-untyped-def]
-    """Run all at once; a single failure is raised as it is, not in a group."""
-    from ossfs.fs.context import run_all
-
-    await run_all(len(works), list(works))

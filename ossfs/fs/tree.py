@@ -27,6 +27,7 @@ from ossfs.fs.budget import Budget
 from ossfs.fs.changes import Changes
 from ossfs.fs.commit import fetch
 from ossfs.fs.context import Context, Jobs
+from ossfs.fs.directories import Directories
 from ossfs.fs.handles import DirHandle, FileHandle
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
@@ -76,6 +77,7 @@ class Tree:
         self.ctx = ctx
         self.hidden = HiddenKeys(ctx)
         self.look = Lookup(ctx)
+        self.dirs = Directories(self.look)
         self.changes = Changes(self.look, self.hidden)
         self._handles: dict[int, FileHandle] = {}
         self._dirs: dict[int, DirHandle] = {}
@@ -329,7 +331,7 @@ class Tree:
             self._writable()
         self._forsake_failed(node)
         if not node.local:
-            await self._revalidate(node)
+            await self._revalidate(node, for_reading=not writable)
         if node.kind != stat.S_IFREG:
             raise PosixError(errno.ESTALE if node.kind == stat.S_IFLNK else errno.ENXIO)
         if writable and node.object_type == "Symlink":
@@ -343,11 +345,11 @@ class Tree:
             node.pages_etag = node.version.etag
         return handle, keep
 
-    async def _revalidate(self, node: FileNode) -> None:
+    async def _revalidate(self, node: FileNode, *, for_reading: bool = False) -> None:
         if node.detached:
             raise PosixError(errno.ESTALE)
         try:
-            await self.look.revalidate(node, within=VALIDATED)
+            await self.look.revalidate(node, within=VALIDATED, for_reading=for_reading)
         except PosixError as error:
             if error.errno == errno.ENOENT:
                 # With ENOENT open(O_CREAT) would fail; with ESTALE the kernel looks up, and creates.
@@ -374,7 +376,7 @@ class Tree:
     def _writer(self, node: FileNode, *, created: bool = False) -> Writer:
         if node.writer is None:
             node.writer = Writer(self.ctx, self.hidden, node, created=created)
-            node.body = None
+            self.ctx.bodies.drop(node)
         return node.writer
 
     def _handle(self, node: FileNode, flags: int) -> int:
@@ -500,12 +502,12 @@ class Tree:
             raise PosixError(errno.EBADF)
         if offset == 0 and handle.entries:
             handle.restart()
-        while await self.look.read_dir(handle, offset):
+        while await self.dirs.read_dir(handle, offset):
             # No await from here on: the snapshot must not move under the kernel's buffer.
             while offset < len(handle.entries):
                 name, known = handle.entries[offset]
                 offset += 1
-                node = self.look.entry(handle, name, known)
+                node = self.dirs.entry(handle, name, known)
                 if node is None:
                     continue
                 if not emit(name.encode("utf-8", "surrogateescape"), self.look.stat(node), offset):
@@ -575,6 +577,7 @@ class Tree:
         for fh in list(self._dirs):
             await self.releasedir(fh)
         await self.ctx.jobs.wait_idle()
+        self.ctx.bodies.clear()
         try:
             await self.hidden.sweep()
         except StoreError as error:

@@ -623,7 +623,7 @@ def note_version(ctx: Context, node: FileNode, version: Version) -> None:
     if node.writer is None or not node.writer.content.changed:
         node.size = version.size
     node.attrs_at = node.validated_at = now
-    node.body = None
+    ctx.bodies.drop(node)
     node.pages_etag = version.etag
     node.touched()
     if node.parent is not None and node.hidden_key is None:

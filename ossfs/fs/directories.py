@@ -1,0 +1,119 @@
+"""Reading directories: snapshots that readdir offsets index, filled from listings page by page.
+
+Threading: trio thread only.
+
+A snapshot is append-only.  While it is read, names that this mount removes are left out, and names
+that only this mount has are put in; everything else is what the bucket answered.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from ossfs.fs.dircache import Known
+from ossfs.fs.handles import DirHandle
+from ossfs.fs.inodes import FileNode, Node
+from ossfs.fs.lookup import Lookup
+from ossfs.fs.meta import Order
+from ossfs.limits import LIST_PAGE
+from ossfs.store.base import ListedObject
+
+CACHED_NAMES = 200_000
+"""Directories with more entries than this are streamed, not kept."""
+
+
+class Directories:
+    """Fills the snapshots of open directories."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self.ctx = lookup.ctx
+        self.lookup = lookup
+
+    async def read_dir(self, handle: DirHandle, offset: int) -> bool:
+        """Make sure that entry *offset* of the snapshot is there.  False: the directory ends before it."""
+        if offset == 0 and handle.entries and handle.complete:
+            handle.restart()
+        while offset >= len(handle.entries):
+            if handle.complete:
+                return False
+            await self._next_page(handle)
+        return True
+
+    async def _next_page(self, handle: DirHandle) -> None:
+        parent, cache = handle.node, handle.node.cache
+        now = trio.current_time()
+        if handle.token is None:
+            self._start_snapshot(handle, now)
+            if cache.complete(now, self.ctx.config.ttl):
+                for name, known in cache.entries.items():
+                    self._emit(handle, name, known)
+                handle.complete = True
+                return
+            if parent.detached and parent is not self.ctx.inodes.root:
+                handle.complete = True
+                return
+        assert handle.token is not None
+        prefix = self.ctx.inodes.key(parent)
+        first = handle.marker is None
+        page = await self.ctx.store.list(
+            prefix, delimiter="/", marker=handle.marker or "", max_keys=LIST_PAGE
+        )
+        if first:
+            self.lookup.note_marker(parent, page, prefix, handle.began_at)
+        found = list(self.lookup.names_of(parent, page, prefix))
+        if len(handle.entries) > CACHED_NAMES:
+            handle.mergeable = False
+            parent.order = None
+        if handle.mergeable:
+            cache.merge(found, handle.began_at, handle.token, complete=False)
+        for name, obj in found:
+            if name in cache.leaving:
+                continue
+            if cache.touched_since(name, handle.token):
+                changed = cache.entries.get(name)
+                if changed is not None:
+                    self._emit(handle, name, changed)
+            else:
+                self._emit(handle, name, Known(obj, handle.began_at))
+        if page.next_marker is None:
+            if handle.mergeable:
+                everything = [(n, k.obj) for n, k in handle.entries]
+                cache.merge(everything, handle.began_at, handle.token, complete=True)
+            handle.complete = True
+        else:
+            handle.marker = page.next_marker
+
+    def _start_snapshot(self, handle: DirHandle, now: float) -> None:
+        handle.token = handle.node.cache.begin()
+        handle.began_at = now
+        handle.node.order = Order(handle.entries, handle.names)
+        # What the bucket does not have yet.
+        for name, child in handle.node.children.items():
+            if isinstance(child, FileNode) and child.local and child.version is None:
+                placeholder = ListedObject(self.ctx.inodes.key(child), child.size, "", 0)
+                self._emit(handle, name, Known(placeholder, now))
+
+    def _emit(self, handle: DirHandle, name: str, known: Known) -> None:
+        index = handle.names.get(name)
+        if index is None:
+            handle.names[name] = len(handle.entries)
+            handle.entries.append((name, known))
+        elif known.obj is None or not handle.entries[index][1].obj:
+            handle.entries[index] = (name, Known(None, known.at))
+
+    def entry(self, handle: DirHandle, name: str, known: Known) -> Node | None:
+        """The inode for an entry of a snapshot; None when it has gone since."""
+        parent = handle.node
+        child = parent.children.get(name)
+        if isinstance(child, FileNode) and child.local:
+            return child
+        if name in parent.cache.leaving:
+            return None
+        current = parent.cache.entries.get(name)
+        if current is not None and current.at >= known.at:
+            known = current
+        elif known.obj is not None and not known.obj.etag:
+            return None  # was only here, and is gone
+        elif current is None and handle.token is not None and parent.cache.touched_since(name, handle.token):
+            return None  # removed after the snapshot was taken
+        return self.lookup.node_for(parent, name, known)
