@@ -60,8 +60,8 @@ class Guard:
         try:
             with scope:
                 return await work()
-        except pyfuse3.FUSEError:
-            raise
+        except pyfuse3.FUSEError as error:
+            raise pyfuse3.FUSEError(_never_enosys(error.errno)) from None
         except OssfsError as error:
             level = level_of(error)
             if log.isEnabledFor(level):
