@@ -27,7 +27,9 @@ def decode_name(raw: bytes, *, creating: bool = False) -> str:
 
 
 def check_key(key: str) -> None:
-    """Raises ENAMETOOLONG for a key that the service would not take."""
+    """Raises ENAMETOOLONG or EINVAL for a key that the service would not take."""
+    if key.startswith("\\"):
+        raise PosixError(errno.EINVAL, "a key cannot begin with a backslash")
     if len(key.encode("utf-8", "surrogatepass")) > limits.MAX_KEY_BYTES:
         raise PosixError(errno.ENAMETOOLONG, "the key is over 1023 bytes")
 
