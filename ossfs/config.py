@@ -156,6 +156,9 @@ class MountConfig(BaseSettings):
     flush: Annotated[str, BeforeValidator(one_of("auto", "always"))] = Field(
         "auto", description="auto, or always: commit at each close of a shared descriptor too"
     )
+    delete: Annotated[str, BeforeValidator(one_of("batch", "sync"))] = Field(
+        "batch", description="batch: objects go within a second, many at a time; sync: unlink waits"
+    )
     excl: Annotated[str, BeforeValidator(one_of("local", "strict"))] = Field(
         "local", description="local, or strict: O_EXCL is decided by the service, between machines"
     )

@@ -207,6 +207,7 @@ class _Mount:
             dir_mode=config.default_dir_mode,
             read_only=config.ro,
             flush_always=config.flush == "always",
+            delete_sync=config.delete == "sync",
             excl_strict=config.excl == "strict",
             op_timeout=config.op_timeout,
             versioned=versioned,

@@ -31,13 +31,15 @@ class Sums:
     ranges: (start, end) within the object, in order, not overlapping.  base: where the fetch starts.
     """
 
-    __slots__ = ("_base", "_todo", "done", "owed")
+    __slots__ = ("_base", "_todo", "done", "epoch", "owed", "ranges")
 
-    def __init__(self, base: int, ranges: list[tuple[int, int]]) -> None:
+    def __init__(self, base: int, ranges: list[tuple[int, int]], epoch: int = 0) -> None:
         self._base = base
         self._todo = [[start, start, end, 0] for start, end in reversed(ranges)]
+        self.ranges = ranges
+        self.epoch = epoch
         self.owed = sum(end - start for start, end in ranges)
-        """Bytes whose checksum the ledger will get."""
+        """Bytes whose checksum the ledger waits for."""
         self.done: list[tuple[int, int, int]] = []
 
     def advance(self, view: memoryview, filled: int) -> None:
@@ -56,55 +58,73 @@ class Sums:
 
 
 class Ledger:
-    """The checksums of the pieces of one object that have been received; neighbours become one.
+    """Which pieces of one object have been received with which checksum; neighbours become one.
 
-    wanted: False when there is nothing to compare them with.
+    A fetch claims the ranges that nobody else has, so that two of them that overlap leave no gap.
+    wanted: False when there is nothing to compare with.
     """
 
     def __init__(self, size: int, *, wanted: bool) -> None:
         self._size = size
         self.wanted = wanted and size > 0
         self.covered = 0
+        self._epoch = 0
         self._starts: list[int] = []
         self._ends: list[int] = []
-        self._values: list[int] = []
+        self._values: list[int | None] = []
+        """None: claimed."""
 
-    def missing(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The ranges of [start, end) whose checksum is not known."""
-        result: list[tuple[int, int]] = []
-        if not self.wanted:
-            return result
-        at = start
-        for i in range(bisect_right(self._ends, start), len(self._starts)):
-            if self._starts[i] >= end:
-                break
-            if self._starts[i] > at:
-                result.append((at, self._starts[i]))
-            at = self._ends[i]
-        if at < end:
-            result.append((at, end))
-        return result
+    def claim(self, start: int, end: int) -> Sums:
+        """For a fetch of [start, end): to be given back with `enter` or `release`."""
+        ranges: list[tuple[int, int]] = []
+        if self.wanted:
+            at = start
+            for i in range(bisect_right(self._ends, start), len(self._starts)):
+                if self._starts[i] >= end:
+                    break
+                if self._starts[i] > at:
+                    ranges.append((at, self._starts[i]))
+                at = self._ends[i]
+            if at < end:
+                ranges.append((at, end))
+            for first, last in ranges:
+                self._insert(bisect_left(self._starts, first), first, last, None)
+            if len(self._starts) > MAX_PIECES:
+                self.stop()
+                ranges = []
+        return Sums(start, ranges, self._epoch)
 
-    def add(self, start: int, end: int, value: int) -> None:
-        """The checksum of [start, end).  What overlaps with a known piece is left out."""
-        if not self.wanted or self.missing(start, end) != [(start, end)]:
+    def enter(self, sums: Sums) -> None:
+        """The fetch has ended well."""
+        if sums.epoch != self._epoch:
             return
-        self.covered += end - start
-        i = bisect_left(self._starts, start)
-        if i < len(self._starts) and self._starts[i] == end:
-            value = combine(value, self._values[i], self._ends[i] - end)
-            end = self._ends[i]
+        for start, end, value in sums.done:
+            i = bisect_left(self._starts, start)
             self._remove(i)
-        if i and self._ends[i - 1] == start:
-            value = combine(self._values[i - 1], value, end - start)
-            start = self._starts[i - 1]
-            i -= 1
-            self._remove(i)
+            self.covered += end - start
+            following = self._values[i] if i < len(self._starts) and self._starts[i] == end else None
+            if following is not None:
+                value = combine(value, following, self._ends[i] - end)
+                end = self._ends[i]
+                self._remove(i)
+            before = self._values[i - 1] if i and self._ends[i - 1] == start else None
+            if before is not None:
+                i -= 1
+                value = combine(before, value, end - start)
+                start = self._starts[i]
+                self._remove(i)
+            self._insert(i, start, end, value)
+
+    def release(self, sums: Sums) -> None:
+        """The fetch has failed: others may claim its ranges."""
+        if sums.epoch == self._epoch:
+            for start, _ in sums.ranges:
+                self._remove(bisect_left(self._starts, start))
+
+    def _insert(self, i: int, start: int, end: int, value: int | None) -> None:
         self._starts.insert(i, start)
         self._ends.insert(i, end)
         self._values.insert(i, value)
-        if len(self._starts) > MAX_PIECES:
-            self.stop()
 
     def _remove(self, i: int) -> None:
         del self._starts[i], self._ends[i], self._values[i]
@@ -115,7 +135,8 @@ class Ledger:
         return self._values[0] if self.wanted and self.covered == self._size else None
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Begin anew; what is under way does not count."""
+        self._epoch += 1
         self.covered = 0
         self._starts, self._ends, self._values = [], [], []
 

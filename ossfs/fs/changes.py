@@ -24,6 +24,7 @@ from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.commit import copy_object
 from ossfs.fs.context import run_all
+from ossfs.fs.deletes import Deletes
 from ossfs.fs.hidden import HiddenKeys, is_hidden
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
 from ossfs.fs.lookup import Lookup, listed
@@ -49,6 +50,7 @@ class Changes:
         self.lookup = lookup
         self.ctx = lookup.ctx
         self.hidden = hidden
+        self.deletes = Deletes(self.ctx)
 
     # -- making
 
@@ -166,7 +168,44 @@ class Changes:
         if isinstance(node, DirNode):
             raise PosixError(errno.EISDIR)
         assert isinstance(node, FileNode)
+        if self._may_wait(node):
+            await self._keep_directory(parent, name)
+            if self._unlink_soon(parent, name, node):
+                return
         await self.ctx.jobs.run(lambda: self._unlink(parent, name, node))
+
+    def _may_wait(self, node: FileNode) -> bool:
+        """Can the object be removed in company, a moment later?  Lock files (O_EXCL) cannot."""
+        return (
+            not self.ctx.config.delete_sync
+            and not node.exclusive
+            and not node.handles
+            and node.writer is None
+            and node.version is not None
+        )
+
+    def _unlink_soon(self, parent: DirNode, name: str, node: FileNode) -> bool:
+        """The name is gone now, the object within a second.  No await: nothing comes between."""
+        if not self._may_wait(node) or node.parent is not parent or node.name != name:
+            return False
+        key = self.ctx.inodes.key(node)
+        if not self.ctx.keys.try_hold(key):
+            return False
+        version = node.version
+        parent.cache.leave(name)
+
+        def ended(gone: bool) -> None:
+            parent.cache.left(name, gone=gone)
+            if not gone:
+                parent.cache.forget(name)
+            self.ctx.keys.let_go(key)
+            self.ctx.inodes.drop_if_unused(parent)
+
+        self.lookup.memory.forget(key)
+        self.ctx.inodes.detach(node)
+        self.entry_changed(parent)
+        self.deletes.queue(key, version, ended)
+        return True
 
     async def _unlink(self, parent: DirNode, name: str, node: FileNode) -> None:
         async with self._writer_locked(node):

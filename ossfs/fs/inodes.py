@@ -107,6 +107,7 @@ class FileNode(Node):
 
     __slots__ = (
         "body",
+        "exclusive",
         "handles",
         "hidden_key",
         "kind",
@@ -137,6 +138,8 @@ class FileNode(Node):
         """The whole object, when a recent GET brought it along; of `version`."""
         self.pages_etag: str | None = None
         """The version that the kernel's pages came from."""
+        self.exclusive = False
+        """Made with O_EXCL by this mount: it may be a lock between machines."""
         self.target: str | None = None
         """Of a symlink, once read."""
 
@@ -302,7 +305,7 @@ class Inodes:
         """Let go of inodes that neither the kernel, nor a child, nor local state needs."""
         while node is not None and node is not self.root and node.nlookup == 0:
             if isinstance(node, DirNode):
-                if node.children:
+                if node.children or node.cache.leaving:
                     return
             elif isinstance(node, FileNode) and (node.handles or node.writer is not None):
                 return

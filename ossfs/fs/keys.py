@@ -10,7 +10,7 @@ while it holds keys.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -22,6 +22,8 @@ class KeyQueue:
     def __init__(self) -> None:
         self._waiting: list[tuple[trio.Event, tuple[str, ...], str | None]] = []
         self._held: dict[str, int] = {}
+        self.on_contention: Callable[[], None] | None = None
+        """Told when somebody has to wait: whoever holds keys only for company's sake lets go."""
         self._fences: list[str] = []
 
     def busy(self, key: str) -> bool:
@@ -39,6 +41,21 @@ class KeyQueue:
             for key in wanted:
                 del self._held[key]
             self._wake()
+
+    def try_hold(self, key: str) -> bool:
+        """Take *key* if it is free and nobody waits for it; `let_go` gives it back."""
+        wanted = (key,)
+        if not self._free(wanted, None) or any(
+            self._overlap(wanted, None, w, k) for _, w, k in self._waiting
+        ):
+            return False
+        self._grant(wanted, None)
+        return True
+
+    def let_go(self, key: str) -> None:
+        """The end of a `try_hold`."""
+        self._release((key,), None)
+        self._wake()
 
     @asynccontextmanager
     async def fence(self, *prefixes: str) -> AsyncIterator[None]:
@@ -61,6 +78,8 @@ class KeyQueue:
             event = trio.Event()
             entry = (event, wanted, kind)
             self._waiting.append(entry)
+            if self.on_contention is not None:
+                self.on_contention()
             try:
                 await event.wait()
             except BaseException:

@@ -45,6 +45,8 @@ class FsConfig:
     dir_mode: int = 0o755
     read_only: bool = False
     flush_always: bool = False
+    delete_sync: bool = False
+    """unlink waits for its DELETE, instead of going with others within a second."""
     excl_strict: bool = False
     op_timeout: float = 60.0
     versioned: bool = False

@@ -308,7 +308,7 @@ class Reader:
         """Begin to fetch a block whose memory has been taken."""
         self._ctx.budget.reclaimers[self._reclaim] = None
         buffer = self._ctx.budget.buffers.get(length)
-        sums = Sums(start, self._ledger.missing(start, start + length))
+        sums = self._ledger.claim(start, start + length)
         block = Block(start, length, buffer, sums, stream, prefetch=prefetch)
         self._blocks.insert(bisect_right(self._blocks, start, key=lambda b: b.start), block)
         if prefetch:
@@ -333,7 +333,6 @@ class Reader:
             )
 
     async def _fill(self, block: Block) -> None:
-        generation = self._generation
         try:
             with block.scope:
                 await self._get(block.start, block.view, block, block.sums)
@@ -348,8 +347,9 @@ class Reader:
                 self._ctx.pace.in_flight -= 1
             if block.error is None:
                 self._ctx.pace.measured(*block.timing())
-                if generation == self._generation:
-                    self._enter(block.sums)
+                self._ledger.enter(block.sums)
+            else:
+                self._ledger.release(block.sums)
             block.settled.set()
             block.wake()
             self._settle(block)
@@ -372,14 +372,17 @@ class Reader:
         generation = self._generation
         length = end - offset
         view = memoryview(bytearray(length))
-        sums = Sums(offset, self._ledger.missing(offset, end))
+        sums = self._ledger.claim(offset, end)
         self._ctx.budget.seize(length)
         try:
             await self._get(offset, view, None, sums)
+        except BaseException:
+            self._ledger.release(sums)
+            raise
         finally:
             self._ctx.budget.give(length)
+        self._ledger.enter(sums)
         self._check(generation)
-        self._enter(sums)
         await self._verify([], end)
         return view
 
@@ -433,10 +436,6 @@ class Reader:
         return freed
 
     # -- the checksum of a file that was read whole
-
-    def _enter(self, sums: Sums) -> None:
-        for start, end, value in sums.done:
-            self._ledger.add(start, end, value)
 
     async def _verify(self, blocks: list[Block], end: int) -> None:
         """Compare the CRC, when a read that ends at *end* completes the file or reports its end."""

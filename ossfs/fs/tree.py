@@ -426,6 +426,7 @@ class Tree:
         node = self.ctx.inodes.new_file(directory, name)
         node.attrs = attrs
         node.attrs_at = trio.current_time()
+        node.exclusive = bool(flags & os.O_EXCL)
         self.changes.entry_changed(directory)
         if version is not None:
             note_version(self.ctx, node, version)
@@ -526,6 +527,7 @@ class Tree:
         for node in list(self.look.directory(ino).children.values()):
             if isinstance(node, FileNode) and node.writer is not None and node.writer.dirty:
                 await node.writer.fsync()
+        await self.changes.deletes.flush()
 
     async def statfs(self) -> FsStat:
         """df(1): hints.  The bucket is asked in the background, and may refuse."""
@@ -567,6 +569,7 @@ class Tree:
         async with trio.open_nursery() as nursery:
             for writer in self.dirty_writers():
                 nursery.start_soon(one, writer)
+        await self.changes.deletes.flush()
         return failed
 
     async def drain(self) -> list[str]:

@@ -1,0 +1,160 @@
+"""Deletes that are sent together.
+
+Threading: trio thread only; batches are sent by background jobs.
+
+unlink(2) takes the name away at once for this machine, and the key stays locked until
+DeleteMultipleObjects has answered for it, within a second, a thousand keys at a time.  Whatever else
+wants the key, a new file of that name, a rename, the removal of the directory above, makes the batch
+go at once and waits for it.  So does fsync of the directory, and unmounting.
+
+A delete remembers the version that was to go.  The service has no conditional delete, so when an
+answer was lost, or a batch was late, each object is looked at first, and one that is not the version
+that was removed is left alone: another machine has made it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from ossfs.errors import NotFound, OssfsError, StoreError, Transient, level_of
+from ossfs.fs.context import Context, run_all
+from ossfs.fs.inodes import Version
+from ossfs.limits import DELETE_BATCH
+
+log = logging.getLogger(__name__)
+
+LINGER = 0.5
+"""Seconds that a batch waits for more; durability of unlink is promised within one."""
+LATE = 2.0
+"""Seconds after which the object is looked at before it is deleted."""
+REPEATS = 3
+PARALLEL_CHECKS = 16
+
+
+@dataclass(eq=False)
+class _Pending:
+    key: str
+    version: Version | None
+    queued_at: float
+    ended: Callable[[bool], None]
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+class Deletes:
+    """The deletes of one mount that were not sent yet."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._waiting: list[_Pending] = []
+        self._hurry = trio.Event()
+        self._running = False
+        self._idle = trio.Event()
+        self._idle.set()
+        ctx.keys.on_contention = self.hurry
+
+    def queue(self, key: str, version: Version | None, ended: Callable[[bool], None]) -> None:
+        """Delete *key* soon.  It is to be taken by the batch at once: see `hold`.
+
+        ended(gone) is called, in the trio thread, when the outcome is known.
+        """
+        self._waiting.append(_Pending(key, version, trio.current_time(), ended))
+        if len(self._waiting) >= DELETE_BATCH:
+            self.hurry()
+        if not self._running:
+            self._running = True
+            self._idle = trio.Event()
+            self._ctx.jobs.start(self._run)
+
+    def hurry(self) -> None:
+        """Somebody waits for one of these keys."""
+        self._hurry.set()
+
+    async def flush(self) -> None:
+        """Until all that is queued now has been answered for."""
+        while self._running:
+            self.hurry()
+            await self._idle.wait()
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                with trio.move_on_after(LINGER):
+                    await self._hurry.wait()
+                self._hurry = trio.Event()
+                batch, self._waiting = self._waiting[:DELETE_BATCH], self._waiting[DELETE_BATCH:]
+                if self._waiting:
+                    self._hurry.set()
+                await self._send(batch)
+        finally:
+            self._running = False
+            self._idle.set()
+
+    async def _send(self, batch: list[_Pending]) -> None:
+        left = batch
+        sure = all(trio.current_time() - p.queued_at < LATE for p in batch)
+        failure: StoreError | None = None
+        for _ in range(REPEATS):
+            if not sure:
+                left = await self._unchanged(left)
+            if not left:
+                return
+            try:
+                refused = set(await self._ctx.store.delete_many([p.key for p in left], guard=lambda: False))
+            except StoreError as error:
+                failure = error
+                if not isinstance(error, Transient):
+                    break
+                sure = False
+                continue
+            for pending in left:
+                if pending.key not in refused:
+                    self._end(pending, gone=True)
+            left = [p for p in left if p.key in refused]
+            if not left:
+                return
+            sure = False
+        for pending in left:
+            try:
+                await self._ctx.store.delete(pending.key)
+            except StoreError as error:
+                failure = error
+                log.log(
+                    max(level_of(error), logging.ERROR),
+                    "%s could not be removed, and is shown again: %s",
+                    pending.key,
+                    failure,
+                )
+                self._end(pending, gone=False)
+            else:
+                self._end(pending, gone=True)
+
+    async def _unchanged(self, batch: list[_Pending]) -> list[_Pending]:
+        """Those whose object still is the one that was to be removed."""
+        still: list[_Pending] = []
+
+        async def look(pending: _Pending) -> None:
+            try:
+                found = Version.of(await self._ctx.store.head(pending.key))
+            except NotFound:
+                self._end(pending, gone=True)
+                return
+            except OssfsError:
+                still.append(pending)  # the delete itself will say why
+                return
+            if pending.version is None or pending.version.same_bytes(found):
+                still.append(pending)
+            else:
+                log.warning("%s was made anew by somebody else, and is left alone", pending.key)
+                self._end(pending, gone=False)
+
+        await run_all(PARALLEL_CHECKS, [lambda p=p: look(p) for p in batch])  # type: ignore[misc]
+        return still
+
+    def _end(self, pending: _Pending, *, gone: bool) -> None:
+        if not pending.done.is_set():
+            pending.done.set()
+            pending.ended(gone)

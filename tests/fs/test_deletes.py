@@ -1,0 +1,149 @@
+"""Deletes that are sent together: order, lost answers, other machines."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import trio
+
+from ossfs.errors import AccessDenied, ConnectionLost, OssfsError, ServerFault
+from tests.support.memory_store import Fault, MemoryStore
+from tests.support.posix import Posix, mounted
+
+
+async def test_unlink_is_seen_at_once_and_in_the_bucket_within_a_second(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for i in range(2500):
+        store.add(f"d/f{i}", b"x")
+    for name in await fs.listdir("d"):
+        await fs.unlink(f"d/{name}")
+    assert await fs.listdir("d") == []
+    assert not await fs.exists("d/f1")
+    await trio.sleep(1)
+    assert store.keys() == ["d/"]
+    assert store.calls["delete_many"] <= 6 and store.calls["delete"] == 0
+
+
+async def test_a_new_file_of_that_name_comes_after_the_delete(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"old")
+    store.add("g", b"x")
+    await fs.unlink("f")
+    began = trio.current_time()
+    await fs.write_file("f", b"new", os.O_EXCL)
+    assert trio.current_time() - began < 0.4
+    await trio.sleep(5)
+    assert store.data("f") == b"new"
+    await fs.unlink("g")
+    await fs.mkdir("g")
+    assert sorted(await fs.listdir()) == ["f", "g"] and "g" not in store.objects
+
+
+async def test_rename_and_rmdir_come_after_the_deletes(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for i in range(5):
+        store.add(f"d/f{i}", b"x")
+        store.add(f"e/f{i}", b"x")
+    for i in range(5):
+        await fs.unlink(f"d/f{i}")
+    await fs.rmdir("d")
+    await fs.unlink("e/f0")
+    await fs.rename("e", "d")
+    assert sorted(await fs.listdir("d")) == ["f1", "f2", "f3", "f4"]
+    assert sorted(store.objects) == [f"d/f{i}" for i in range(1, 5)]
+
+
+async def test_fsync_of_the_directory_waits(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    store.add("d/f", b"x")
+    store.add("d/g", b"x")
+    await fs.unlink("d/f")
+    await fs.tree.fsyncdir(await fs.walk("d"))
+    assert store.keys() == ["d/g"]
+
+
+async def test_unmounting_waits(store: MemoryStore, autojump_clock: object) -> None:
+    store.add("d/f", b"x")
+    store.add("d/g", b"x")
+    async with mounted(store) as fs:
+        await fs.unlink("d/f")
+    assert store.keys() == ["d/g"]
+
+
+async def test_delete_sync_waits_each_time(store: MemoryStore, autojump_clock: object) -> None:
+    store.add("f", b"x")
+    store.add("g", b"x")
+    async with mounted(store, delete_sync=True) as fs:
+        await fs.unlink("f")
+        assert store.keys() == ["g"]
+
+
+async def test_a_refused_delete_brings_the_name_back(
+    fs: Posix, store: MemoryStore, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.add("d/f", b"x")
+    store.add("d/g", b"x")
+    store.faults += [Fault(op="delete_many", error=AccessDenied), Fault(op="delete", error=AccessDenied)]
+    await fs.unlink("d/f")
+    assert await fs.listdir("d") == ["g"]
+    await trio.sleep(2)
+    assert sorted(await fs.listdir("d")) == ["f", "g"]
+    assert "d/f could not be removed" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConnectionLost, ServerFault])
+async def test_a_lost_answer_while_another_machine_makes_the_name_anew(
+    error: type[Exception], fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("d/f", b"old")
+    store.add("d/g", b"old")
+    store.add("d/h", b"x")
+    store.faults.append(Fault(op="delete_many", error=error, lose=True))  # type: ignore[arg-type]
+
+    async def anew(op: str, key: str) -> None:
+        if op == "delete_many":
+            store.after = None
+            store.add("d/f", b"theirs")
+
+    store.after = anew
+    await fs.unlink("d/f")
+    await fs.unlink("d/g")
+    await trio.sleep(3)
+    assert store.data("d/f") == b"theirs" and "d/g" not in store.objects
+    assert sorted(await fs.listdir("d")) == ["f", "h"]
+
+
+async def test_a_late_batch_looks_first(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    store.add("d/f", b"old")
+    store.add("d/h", b"x")
+    store.faults.append(Fault(op="delete_many", error=ServerFault, delay=5.0))
+    await fs.unlink("d/f")
+    await trio.sleep(1)
+    store.add("d/f", b"theirs")
+    await trio.sleep(10)
+    assert store.data("d/f") == b"theirs"
+
+
+async def test_a_lock_file_is_deleted_at_once(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    await fs.write_file("lock", b"", os.O_EXCL)
+    await fs.unlink("lock")
+    assert store.keys() == []
+
+
+async def test_an_open_file_is_not_batched(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    store.add("f", b"bytes")
+    file = await fs.open("f")
+    await fs.unlink("f")
+    assert "f" not in store.objects
+    assert await file.read() == b"bytes"
+    await file.close()
+
+
+async def test_unlink_of_a_missing_name(fs: Posix, autojump_clock: object) -> None:
+    with pytest.raises(OssfsError) as caught:
+        await fs.unlink("nope")
+    assert caught.value.errno == errno.ENOENT
