@@ -11,13 +11,14 @@ a power failure forgets is an unfinished upload, never data.  `sweep` is async.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
 from dataclasses import dataclass, field
 
-from ossfs.errors import NotFound, StoreError
+from ossfs.errors import NotFound, PosixError, StoreError
 from ossfs.store.base import WRITE_ID, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -34,15 +35,30 @@ class FileJournal:
         self._fd = os.open(
             self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise
         self._open: set[tuple[str, str]] = set()
+        self._torn = False
         self._write({"do": "mount", "bucket": bucket, "endpoint": endpoint})
 
-    def _write(self, line: dict[str, str]) -> None:
+    def _write(self, line: dict[str, str], *, must: bool = False) -> None:
+        """must: raise PosixError when it cannot be written, because data would hang on it."""
+        data = json.dumps(line).encode() + b"\n"
+        if self._torn:
+            data = b"\n" + data  # or this line would be lost with the one before
         try:
-            os.write(self._fd, json.dumps(line).encode() + b"\n")
+            written = os.write(self._fd, data)
+            self._torn = written < len(data)
+            if self._torn:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.error("journal %s: %s", self.path, error.strerror)
+            if must:
+                code = error.errno or errno.EIO
+                raise PosixError(code, f"journal {self.path}", level=logging.ERROR) from error
 
     def upload_started(self, key: str, upload_id: str) -> None:
         """A multipart upload exists."""
@@ -58,14 +74,14 @@ class FileJournal:
         """A hidden object is about to be made.
 
         With restore_to it is the only copy of what that key held, for as long as the key holds an
-        object with this write_id.
+        object with this write_id; that is not to be put there when this raises PosixError.
         """
         self._open.add((key, ""))
         line = {"do": "hidden", "key": key}
         if restore_to is not None and write_id is not None:
             line["restore_to"] = restore_to
             line["write_id"] = write_id
-        self._write(line)
+        self._write(line, must=restore_to is not None)
 
     def hidden_deleted(self, key: str) -> None:
         """It is gone."""
@@ -75,7 +91,7 @@ class FileJournal:
     def close(self) -> None:
         """The mount ended in order; the file goes when it names nothing any more."""
         if not self._open:
-            os.unlink(self.path)
+            _remove(self.path)
         os.close(self._fd)
 
 
@@ -92,29 +108,44 @@ class Leftovers:
 
 
 def read(path: str) -> Leftovers:
-    """What a journal names.  A damaged line (a torn last write) is passed over."""
+    """What a journal names.  A damaged line (a torn write) is passed over."""
     found = Leftovers(path)
     with open(path, "rb") as file:
         for raw in file:
+            if raw == b"\n":
+                continue  # after a torn line
             try:
                 line = json.loads(raw)
-                match line["do"]:
-                    case "mount":
-                        found.bucket, found.endpoint = line["bucket"], line["endpoint"]
-                    case "upload":
-                        found.uploads.add((line["key"], line["id"]))
-                    case "ended":
-                        found.uploads.discard((line["key"], line["id"]))
-                    case "hidden":
-                        ids = found.hidden.get(line["key"], (None, set()))[1]
-                        found.hidden[line["key"]] = line.get("restore_to"), ids
-                        if "write_id" in line:
-                            ids.add(line["write_id"])
-                    case "deleted":
-                        found.hidden.pop(line["key"], None)
-            except (ValueError, KeyError, TypeError):
+                if not all(isinstance(value, str) for value in line.values()):
+                    raise TypeError("no line of ours")
+                _take(line, found)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 log.warning("%s: a damaged line is passed over", path)
     return found
+
+
+def _take(line: dict[str, str], found: Leftovers) -> None:
+    match line["do"]:
+        case "mount":
+            found.bucket, found.endpoint = line["bucket"], line["endpoint"]
+        case "upload":
+            found.uploads.add((line["key"], line["id"]))
+        case "ended":
+            found.uploads.discard((line["key"], line["id"]))
+        case "hidden":
+            ids = found.hidden.get(line["key"], (None, set()))[1]
+            found.hidden[line["key"]] = line.get("restore_to"), ids
+            if "write_id" in line:
+                ids.add(line["write_id"])
+        case "deleted":
+            found.hidden.pop(line["key"], None)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        log.debug("%s: %s", path, error.strerror)  # another mount has swept it
 
 
 async def sweep(store: ObjectStore, directory: str, bucket: str, endpoint: str) -> int:
@@ -141,7 +172,9 @@ async def sweep(store: ObjectStore, directory: str, bucket: str, endpoint: str) 
             left = read(path)
             if (left.bucket, left.endpoint) == (bucket, endpoint):
                 removed += await _clean(store, left)
-                os.unlink(path)
+                _remove(path)
+        except FileNotFoundError:
+            pass  # another mount of this host was faster
         except StoreError as error:
             log.warning("%s stays for the next mount: %s", path, error)
         finally:
@@ -157,9 +190,13 @@ async def _clean(store: ObjectStore, left: Leftovers) -> int:
         removed += 1
     for key, (restore_to, write_ids) in sorted(left.hidden.items()):
         if restore_to is not None and await _unfinished(store, restore_to, write_ids):
-            kept = await store.head(key)
-            await store.copy(key, restore_to, storage_class=kept.storage_class)
-            log.warning("%s: its old version is put back; a dead mount had not finished it", restore_to)
+            try:
+                kept = await store.head(key)
+                await store.copy(key, restore_to, storage_class=kept.storage_class)
+            except NotFound:
+                log.error("%s: a dead mount had not finished it, and its old version is gone", restore_to)
+            else:
+                log.warning("%s: its old version is put back; a dead mount had not finished it", restore_to)
         await store.delete(key)
         removed += 1
     return removed
