@@ -7,6 +7,7 @@ until its outcome is known.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from typing import TypeVar
 import outcome
 import trio
 
-from ossfs.errors import level_of
+from ossfs.errors import PosixError, level_of
 from ossfs.fs.attrs import Defaults
 from ossfs.fs.bodies import Bodies
 from ossfs.fs.budget import Budget
@@ -52,18 +53,23 @@ class Jobs:
         abandoned = False
 
         async def task() -> None:
-            result = await _capture(work)
-            if abandoned and isinstance(result, outcome.Error):
-                log.log(level_of(result.error), "after its caller had gone: %s", result.error)
-            box.append(result)
-            done.set()
+            try:
+                box.append(await _capture(work))
+            finally:
+                done.set()
+            if abandoned:
+                _log_unheard(box[0])
 
         self.start(task)
         try:
             await done.wait()
         except trio.Cancelled:
             abandoned = True
+            if box:  # it ended in the moment of the cancellation
+                _log_unheard(box[0])
             raise
+        if not box:
+            raise PosixError(errno.EIO, "the mount is ending", level=logging.WARNING)
         return box[0].unwrap()
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -95,6 +101,13 @@ class Jobs:
         """Until nothing runs."""
         while self.running:
             await self._idle.wait()
+
+
+def _log_unheard(result: outcome.Outcome[object]) -> None:
+    if isinstance(result, outcome.Error):
+        level = level_of(result.error)
+        traceback = result.error if level >= logging.CRITICAL else None
+        log.log(level, "after its caller had gone: %s", result.error, exc_info=traceback)
 
 
 async def _capture(work: Callable[[], Awaitable[T]]) -> outcome.Outcome[T]:
