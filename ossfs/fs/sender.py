@@ -175,6 +175,7 @@ class Sender:
         if not self.ended:
             self.retain()
             self.send_chunks()
+        self._ctx.budget.press()  # `_relieve` ended while this was in flight
 
     async def drain(self) -> None:
         """Until nothing is in flight."""

@@ -168,6 +168,7 @@ class Writer:
         finally:
             self.sender.account()
             budget.give(taken)
+            budget.press()  # who was asked for memory while the lock was held did nothing
         handle.wrote = True
         return length
 
@@ -250,8 +251,11 @@ class Writer:
         await self.ctx.jobs.run(self._commit)
 
     async def _commit(self) -> None:
-        async with self.lock:
-            await self.commit_locked()
+        try:
+            async with self.lock:
+                await self.commit_locked()
+        finally:
+            self.ctx.budget.press()
 
     async def commit_locked(self, *, to_hidden: bool = False) -> None:
         """commit, for who holds the lock already.  Failures are latched, and raised.

@@ -1,0 +1,37 @@
+"""What the model test has found, each as the shortest program that shows it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.model.programs import Op, Program, Setting
+from tests.model.runner import run_program
+
+R, W, RW = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
+C, X, T, A = os.O_CREAT, os.O_EXCL, os.O_TRUNC, os.O_APPEND
+pytestmark = pytest.mark.timeout(60)
+
+
+def run(*ops: Op, seed: int = 1, **setting: object) -> None:
+    run_program(Program(seed, Setting(**setting), ops))  # type: ignore[arg-type]
+
+
+def test_a_landing_part_makes_room_for_a_writer_that_waits() -> None:
+    """Memory was asked for while parts were in flight; when they had landed, nobody was asked again."""
+    run(
+        Op("open", (5, "c", RW | C | A, 0o644)),
+        Op("write", (5, 768, 480, 4)),
+        Op("write", (5, 343, 128, 6)),
+        Op("write", (5, 249, 1, 8)),
+        Op("write", (5, 189, 256, 9)),
+        Op("write", (5, 0, 211, 11)),
+        Op("write", (5, 146, 239, 12)),
+        Op("write", (5, 0, 654, 13)),
+        seed=98,
+        min_part=128,
+        memory=2048,
+        latency=0.02,
+        staging=True,
+    )
