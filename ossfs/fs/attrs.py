@@ -77,6 +77,10 @@ class Attrs:
         """The S_IFMT bits."""
         return stat.S_IFMT(self.mode)
 
+    def same_but_ctime(self, other: Attrs) -> bool:
+        """Would storing these instead of *other* change nothing but the ctime?"""
+        return replace(self, ctime_ns=other.ctime_ns) == other
+
     def copy(self) -> Attrs:
         """A copy that can be changed without touching this one."""
         carried = replace(self.carried, meta=dict(self.carried.meta))

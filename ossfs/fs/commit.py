@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-import trio
-
-from ossfs.errors import ShortBody
+from ossfs.errors import NoSuchBucket, NoSuchUpload, NotFound, PreconditionFailed, ShortBody
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.content import (
@@ -30,14 +28,15 @@ from ossfs.fs.content import (
     ZeroRange,
 )
 from ossfs.fs.context import Context, run_all
-from ossfs.fs.hidden import HiddenKeys
+from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import Version
-from ossfs.limits import GIB, MAX_SINGLE_COPY_SIZE, MIB
+from ossfs.limits import MAX_PART_SIZE, MAX_SINGLE_COPY_SIZE, MIB
 from ossfs.store.base import Buffer, PartResult, PutResult
-from ossfs.store.checksum import combine, crc64
 
 _ZEROS = memoryview(bytes(MIB))
 
+COPY_STEP = 512 * MIB
+"""Parts of a copy by parts: large enough to be few, small enough to run side by side."""
 PARALLEL_PARTS = 16
 """Parts of one file in flight at a commit: enough to fill the connections at 100 MB/s each."""
 
@@ -147,15 +146,7 @@ async def put_parts(
         )
 
     async def zero(part: ZeroPart) -> None:
-        source, etag, size = await hidden.zeros(part.length)
-        if part.length > size:
-            body = zeros(part.length)
-            result = await ctx.store.put_part(upload.key, upload.upload_id, part.number, body)
-        else:
-            result = await ctx.store.copy_part(
-                upload.key, upload.upload_id, part.number, source, 0, part.length, etag=etag
-            )
-        upload.results[part.number] = result
+        upload.results[part.number] = await put_zeros(ctx, hidden, upload, part)
 
     for part in plan.parts:
         numbers.append(part.number)
@@ -172,19 +163,21 @@ async def put_parts(
     return [upload.results[number] for number in numbers]
 
 
-def combined_crc(parts: Sequence[PartResult]) -> int | None:
-    """The CRC of the whole, when that of every part is known."""
-    total = 0
-    for part in parts:
-        if part.crc64 is None:
-            return None
-        total = combine(total, part.crc64, part.size)
-    return total
-
-
-def body_crc(body: Sequence[Buffer]) -> int:
-    """CRC-64 of a body."""
-    return crc64(body)
+async def put_zeros(ctx: Context, hidden: HiddenKeys, upload: Upload, part: ZeroPart) -> PartResult:
+    """A part of nothing but zeros, copied by the server if we can."""
+    for _ in range(2):
+        source, etag, size = await hidden.zeros(part.length)
+        if part.length > size:
+            break
+        try:
+            return await ctx.store.copy_part(
+                upload.key, upload.upload_id, part.number, source, 0, part.length, etag=etag
+            )
+        except (NoSuchBucket, NoSuchUpload):
+            raise
+        except (NotFound, PreconditionFailed):
+            await hidden.lost(source)  # not the base: it must not look as if the file was replaced
+    return await ctx.store.put_part(upload.key, upload.upload_id, part.number, zeros(part.length))
 
 
 async def copy_object(
@@ -227,8 +220,7 @@ async def _copy_by_parts(
     assert attrs is not None
     upload_id = await ctx.store.initiate(key, attributes.encode(attrs, write_id=write_id))
     ctx.journal.upload_started(key, upload_id)
-    step = max(512 * MIB, -(-source.size // 9000))
-    step = min(step, 5 * GIB)
+    step = min(max(COPY_STEP, -(-source.size // 9000)), MAX_PART_SIZE)
     parts: list[PartResult] = []
 
     async def one(number: int, start: int) -> None:
@@ -250,9 +242,7 @@ async def _copy_by_parts(
             key, upload_id, parts, forbid_overwrite=forbid_overwrite, write_id=write_id
         )
     except BaseException:
-        with trio.CancelScope(shield=True):
-            await ctx.store.abort(key, upload_id)
-            ctx.journal.upload_ended(key, upload_id)
+        await abort_quietly(ctx, key, upload_id)
         raise
     ctx.journal.upload_ended(key, upload_id)
     if result.crc64 is None:

@@ -152,7 +152,17 @@ class FileNode(Node):
 class DirNode(Node):
     """A directory: a prefix, with or without a marker object."""
 
-    __slots__ = ("cache", "changed_ns", "children", "listed_subdirs", "marker", "marker_at", "order", "reads")
+    __slots__ = (
+        "cache",
+        "changed_ns",
+        "children",
+        "listed_subdirs",
+        "marker",
+        "marker_at",
+        "order",
+        "pending",
+        "reads",
+    )
 
     def __init__(
         self, ino: int, parent: DirNode | None, name: str, *, own: bool = False, now: float = 0.0
@@ -169,6 +179,8 @@ class DirNode(Node):
         self.listed_subdirs = 0
         self.order: Order | None = None
         """How it was listed last: see meta.py."""
+        self.pending = False
+        """Times were set that the marker does not have yet."""
         self.reads = 0
         """Above zero where stats were followed by opens: there a stat may bring the bytes along."""
 
@@ -305,7 +317,7 @@ class Inodes:
         """Let go of inodes that neither the kernel, nor a child, nor local state needs."""
         while node is not None and node is not self.root and node.nlookup == 0:
             if isinstance(node, DirNode):
-                if node.children or node.cache.leaving:
+                if node.children or node.cache.leaving or node.pending:
                     return
             elif isinstance(node, FileNode) and (node.handles or node.writer is not None):
                 return

@@ -464,7 +464,7 @@ class Lookup:
     async def getattr(self, node: Node) -> Stat:
         """stat(2).  Raises ENOENT or ESTALE."""
         if isinstance(node, DirNode):
-            if node.attrs is None or not self.fresh(node):
+            if node.attrs is None or not (node.pending or self.fresh(node)):
                 await self.refresh_dir(node)
             return self.stat(node)
         assert isinstance(node, FileNode)

@@ -25,10 +25,11 @@ from typing import Final
 import trio
 
 from ossfs.errors import ChecksumMismatch, ConnectionLost, OssfsError, ShortBody
-from ossfs.fs.blocks import NEVER, Block, Ledger, Sums
+from ossfs.fs.blocks import NEVER, Block, Ledger
 from ossfs.fs.context import Context
 from ossfs.fs.inodes import Version
 from ossfs.limits import KIB, MIB
+from ossfs.store.base import Buffer, Progress
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +120,7 @@ class Reader:
         self._streams: list[Stream] = []
         self._jumps = 0
         """Streams begun since a read last went on from an earlier one."""
-        self._ledger = Ledger(version.size, wanted=version.crc64 is not None)
-        self._generation = 0
-        """Moves when what was received has turned out to be wrong."""
-        self._wrong = 0
+        self._ledger = Ledger(version.size, version.crc64)
         self._delivered = False
         self._closed = False
 
@@ -142,9 +140,9 @@ class Reader:
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Bytes [offset, offset+length), fewer at the end of the file.
 
-        Raises PreconditionFailed when the object has been replaced, ChecksumMismatch when the file
-        was read whole and is not what the service has (the next read fetches all again), other
-        StoreErrors as they come.
+        Raises PreconditionFailed when the object has been replaced, ChecksumMismatch when this was
+        the last piece of the file and what was read is not what the service has (all is fetched again
+        then), other StoreErrors as they come.
         """
         end = min(offset + length, self.version.size)
         if end <= offset:
@@ -154,8 +152,11 @@ class Reader:
         try:
             data = await self._read(offset, end)
         except ChecksumMismatch as error:
+            for block in list(self._blocks):
+                if not block.pins:
+                    self._drop(block)
             if self._delivered or self._closed:
-                raise  # wrong bytes may have been handed out
+                raise  # wrong bytes have been handed out
             log.info("%s; fetching it again", error)
             data = await self._read(offset, end)
         self._delivered = True
@@ -167,19 +168,15 @@ class Reader:
         going_on = (stream.sequential or stream.beginning) and end == stream.front
         if not going_on and not self._touches(offset, end):
             return await self._fetch_alone(offset, end)
-        generation = self._generation
         blocks = self._demand(stream, offset, end)
         try:
             if stream.sequential:
                 self._fetch_ahead(stream)
             for block in blocks:
                 await block.wait(min(end, block.end) - block.start)
-            await self._verify(blocks, end)
-            self._check(generation)
-            return self._collect(blocks, offset, end)
-        except OssfsError:
-            self._check(generation)
-            raise
+            data = self._collect(blocks, offset, end)
+            self._count(offset, data)
+            return data
         finally:
             for block in blocks:
                 self._unpin(block)
@@ -193,6 +190,16 @@ class Reader:
             if block.used >= block.length:
                 self._spent.append(block)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _count(self, offset: int, data: Buffer) -> None:
+        """These bytes are handed out; when they are the last of the file, compare its checksum."""
+        wrong = self._ledger.add(offset, data)
+        if wrong is not None:
+            raise ChecksumMismatch(
+                f"the CRC-64 of the bytes received is {wrong}, the object's {self.version.crc64}",
+                operation="GetObject",
+                key=self.version.key,
+            )
 
     # -- streams
 
@@ -308,24 +315,17 @@ class Reader:
         """Begin to fetch a block whose memory has been taken."""
         self._ctx.budget.reclaimers[self._reclaim] = None
         buffer = self._ctx.budget.buffers.get(length)
-        sums = self._ledger.claim(start, start + length)
-        block = Block(start, length, buffer, sums, stream, prefetch=prefetch)
+        block = Block(start, length, buffer, stream, prefetch=prefetch)
         self._blocks.insert(bisect_right(self._blocks, start, key=lambda b: b.start), block)
         if prefetch:
             self._ctx.pace.in_flight += 1
         self._ctx.jobs.start(lambda: self._fill(block))
         return block
 
-    async def _get(self, start: int, view: memoryview, progress: Block | None, sums: Sums) -> None:
+    async def _get(self, start: int, view: memoryview, progress: Progress | None) -> None:
         """Fill *view* with the bytes from *start*."""
-        if progress is not None:
-            advance = progress.advance
-        elif sums.owed:
-            advance = lambda filled: sums.advance(view, filled)  # noqa: E731
-        else:
-            advance = None
         _, count = await self._ctx.store.get(
-            self.version.key, view, start=start, etag=self.version.etag, progress=advance
+            self.version.key, view, start=start, etag=self.version.etag, progress=progress
         )
         if count < len(view):
             raise ShortBody(
@@ -335,7 +335,7 @@ class Reader:
     async def _fill(self, block: Block) -> None:
         try:
             with block.scope:
-                await self._get(block.start, block.view, block, block.sums)
+                await self._get(block.start, block.view, block.advance)
                 block.filled = block.length
         except OssfsError as error:
             block.error = error
@@ -347,9 +347,6 @@ class Reader:
                 self._ctx.pace.in_flight -= 1
             if block.error is None:
                 self._ctx.pace.measured(*block.timing())
-                self._ledger.enter(block.sums)
-            else:
-                self._ledger.release(block.sums)
             block.settled.set()
             block.wake()
             self._settle(block)
@@ -369,21 +366,14 @@ class Reader:
 
     async def _fetch_alone(self, offset: int, end: int) -> memoryview:
         """Random access: one request for exactly these bytes."""
-        generation = self._generation
         length = end - offset
         view = memoryview(bytearray(length))
-        sums = self._ledger.claim(offset, end)
         self._ctx.budget.seize(length)
         try:
-            await self._get(offset, view, None, sums)
-        except BaseException:
-            self._ledger.release(sums)
-            raise
+            await self._get(offset, view, None)
         finally:
             self._ctx.budget.give(length)
-        self._ledger.enter(sums)
-        self._check(generation)
-        await self._verify([], end)
+        self._count(offset, view)
         return view
 
     # -- the end of a block
@@ -434,40 +424,3 @@ class Reader:
             block.stream.start_over()
             self._drop(block)
         return freed
-
-    # -- the checksum of a file that was read whole
-
-    async def _verify(self, blocks: list[Block], end: int) -> None:
-        """Compare the CRC, when a read that ends at *end* completes the file or reports its end."""
-        ledger = self._ledger
-        if not ledger.wanted:
-            return
-        if end == self.version.size:
-            blocks = list(self._blocks)
-        under_way = [b for b in blocks if b.end <= end or end == self.version.size]
-        under_way = [b for b in under_way if not b.settled.is_set()]
-        if ledger.covered + sum(block.sums.owed for block in under_way) < self.version.size:
-            return  # not read whole, or not yet
-        for block in under_way:
-            await block.settled.wait()
-        total = ledger.total
-        if total is None:
-            return
-        if total == self.version.crc64:
-            ledger.stop()
-            return
-        self._generation += 1
-        self._wrong = total
-        ledger.clear()
-        for block in list(self._blocks):
-            self._drop(block)
-        self._check(-1)
-
-    def _check(self, generation: int) -> None:
-        """Raise when what this read has received, since *generation*, turned out to be wrong."""
-        if generation != self._generation:
-            raise ChecksumMismatch(
-                f"the CRC-64 of the bytes received is {self._wrong}, the object's {self.version.crc64}",
-                operation="GetObject",
-                key=self.version.key,
-            )

@@ -34,6 +34,8 @@ from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
 from ossfs.fs.lookup import Lookup, Stat
 from ossfs.fs.names import decode_name
 from ossfs.fs.ports import Caller, FsConfig, Journal, Kernel
+from ossfs.fs.renames import Renames
+from ossfs.fs.setattrs import AttributeStore
 from ossfs.fs.writer import Writer, note_version
 from ossfs.metrics import Metrics
 from ossfs.store.base import BucketStat, ObjectStore
@@ -79,6 +81,8 @@ class Tree:
         self.look = Lookup(ctx)
         self.dirs = Directories(self.look)
         self.changes = Changes(self.look, self.hidden)
+        self.attributes = AttributeStore(self.changes)
+        self.renames = Renames(self.changes, self.attributes)
         self._handles: dict[int, FileHandle] = {}
         self._dirs: dict[int, DirHandle] = {}
         self._next_handle = 1
@@ -177,7 +181,7 @@ class Tree:
     ) -> None:
         """rename(2)."""
         self._writable()
-        await self.changes.rename(
+        await self.renames.rename(
             self.look.directory(parent),
             decode_name(raw),
             self.look.directory(new_parent),
@@ -191,10 +195,11 @@ class Tree:
         """chmod, chown, utimes, truncate and ftruncate."""
         self._writable()
         node = self.look.node(ino)
+        times_only = change.mode is None and change.uid is None and change.gid is None
         if isinstance(node, DirNode):
             if change.size is not None:
                 raise PosixError(errno.EISDIR)
-            await self.changes.store_dir_attrs(node, self._edit(change))
+            await self.attributes.store_dir_attrs(node, self._edit(change), soon=times_only)
             return self.look.stat(node)
         assert isinstance(node, FileNode)
         if change.size is not None:
@@ -202,7 +207,7 @@ class Tree:
         if any(
             v is not None for v in (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns)
         ):
-            await self._set_attrs(node, self._edit(change))
+            await self._set_attrs(node, self._edit(change), soon=times_only)
         return self.look.stat(node)
 
     def _edit(self, change: SetAttr) -> Callable[[Attrs], None]:
@@ -224,12 +229,28 @@ class Tree:
 
         return edit
 
-    async def _set_attrs(self, node: FileNode, edit: Callable[[Attrs], None]) -> None:
+    async def _set_attrs(self, node: FileNode, edit: Callable[[Attrs], None], *, soon: bool = False) -> None:
+        """soon: times alone may wait a second, so that several changes become one request."""
+        if node.writer is None and (node.attrs is None or not self.look.fresh(node)) and not node.detached:
+            await self.look.refresh(node)
         if node.writer is not None and node.attrs is not None:
             edit(node.attrs)
             node.writer.attributes_changed()
             return
-        await self.changes.store_attrs(node, edit)
+        if node.attrs is not None and not node.detached:
+            changed = node.attrs.copy()
+            edit(changed)
+            if changed.same_but_ctime(node.attrs):
+                node.attrs = changed
+                node.touched()
+                return
+            if soon and node.object_type in ("Normal", "Multipart"):
+                writer = self._writer(node)
+                edit(node.attrs)
+                writer.attributes_changed()
+                writer.settle_soon()
+                return
+        await self.attributes.store_attrs(node, edit)
 
     async def _set_size(self, node: FileNode, size: int, fh: int | None) -> None:
         handle = self._handles.get(fh) if fh is not None else None
@@ -308,7 +329,7 @@ class Tree:
 
     async def _change(self, node: Node, edit: Callable[[Attrs], None]) -> None:
         if isinstance(node, DirNode):
-            await self.changes.store_dir_attrs(node, edit)
+            await self.attributes.store_dir_attrs(node, edit)
         else:
             assert isinstance(node, FileNode)
             await self._set_attrs(node, edit)
@@ -330,6 +351,10 @@ class Tree:
         if writable or flags & os.O_TRUNC:
             self._writable()
         self._forsake_failed(node)
+        if node.writer is not None and not node.writer.data_dirty and not node.writer.handles:
+            # Only times wait there: the open must not miss what others did for their sake.
+            await node.writer.commit()
+            await node.writer.end_if_idle()
         if not node.local:
             await self._revalidate(node, for_reading=not writable)
         if node.kind != stat.S_IFREG:
@@ -527,6 +552,7 @@ class Tree:
         for node in list(self.look.directory(ino).children.values()):
             if isinstance(node, FileNode) and node.writer is not None and node.writer.dirty:
                 await node.writer.fsync()
+        await self.attributes.store_pending(self.look.directory(ino))
         await self.changes.deletes.flush()
 
     async def statfs(self) -> FsStat:
@@ -569,6 +595,12 @@ class Tree:
         async with trio.open_nursery() as nursery:
             for writer in self.dirty_writers():
                 nursery.start_soon(one, writer)
+        for node in self.ctx.inodes.all():
+            if isinstance(node, DirNode) and node.pending:
+                try:
+                    await self.attributes.store_pending(node)
+                except OssfsError as error:
+                    log.error("attributes of %s: %s", node.path(), error)
         await self.changes.deletes.flush()
         return failed
 

@@ -589,6 +589,16 @@ class Writer:
 
         self.ctx.jobs.start(later)
 
+    def settle_soon(self) -> None:
+        """Attributes of a closed file were set: store them within a second, and be done."""
+
+        async def later() -> None:
+            await trio.sleep(LAZY_FLUSH)
+            if not self.handles and not self.ended:
+                await self._last_release()
+
+        self.ctx.jobs.start(later)
+
     async def release(self, handle: FileHandle) -> bool:
         """The last duplicate of a descriptor is closed.  False: bytes did not reach the bucket."""
         self.handles.discard(handle)
