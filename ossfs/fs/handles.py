@@ -120,8 +120,11 @@ class FileHandle:
         """The last duplicate is closed.  False: bytes did not reach the bucket."""
         self._close_reader()
         self.node.handles.discard(self)
+        writer = self.writer
+        if writer is None and self.node.detached:
+            writer = self.node.writer  # kept for those who read a removed file
         try:
-            return self.writer is None or await self.writer.release(self)
+            return writer is None or await writer.release(self)
         finally:
             self._ctx.inodes.drop_if_unused(self.node)
 

@@ -604,6 +604,8 @@ class Writer:
         self.handles.discard(handle)
         if self.handles or self.ended:
             return True
+        if self.node.detached and self.node.handles and self.node.writer is self and not self.reported:
+            return True  # removed, but still open for reading: these are the only bytes
         return await self.ctx.jobs.run(self._last_release)
 
     async def _last_release(self) -> bool:

@@ -222,7 +222,7 @@ class Run:
                 expected[key] = node.target.encode()
             elif isinstance(node, Directory):
                 directories.add(key + "/")
-        got = {key: self.store.data(key) for key in self.store.keys() if key not in directories}
+        got = {key: found.data for key, found in self.store.objects.items() if key not in directories}
         if got != expected:
             raise Mismatch(f"in the bucket: {shown(different(got, expected))}")
         if self.store.uploads:

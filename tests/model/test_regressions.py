@@ -35,3 +35,19 @@ def test_a_landing_part_makes_room_for_a_writer_that_waits() -> None:
         latency=0.02,
         staging=True,
     )
+
+
+@pytest.mark.parametrize("closer", [0, 1])
+def test_a_removed_file_is_read_after_its_last_writer_has_closed(closer: int) -> None:
+    """The last writable descriptor took the bytes along that only a reader's were left for."""
+    run(
+        Op("open", (0, "d", W | C, 0o644)),
+        Op("open", (1, "d", R, 0)),
+        Op("write", (0, 0, 1000, 5)),
+        Op("unlink", ("d",)),
+        Op("write", (0, 24, 300, 6)),
+        Op("close", (closer,)),
+        Op("check"),
+        Op("close", (1 - closer,)),
+        Op("check"),
+    )
