@@ -190,14 +190,16 @@ async def copy_object(
     storage_class: str | None = None,
     forbid_overwrite: bool = False,
 ) -> PutResult:
-    """Copy one version to *key*, with new attributes if given; by parts when it is large.
+    """Copy one version to *key*, with new attributes if given.
 
     storage_class: of the copy when no attributes (which carry it) are given.
-    attrs are needed when the object is larger than MAX_SINGLE_COPY_SIZE: a multipart upload takes
-    nothing over from the source.
+
+    Inside a bucket one CopyObject moves no bytes and takes any size, unless class or encryption change:
+    then the service refuses what is large, and the copy is made by parts.  A multipart upload takes
+    nothing over from the source, so the attributes, when they were not given, are asked for.
     """
     headers = None if attrs is None else attributes.encode(attrs, write_id=write_id)
-    if source.size <= MAX_SINGLE_COPY_SIZE or headers is None:
+    try:
         return await ctx.store.copy(
             source.key,
             key,
@@ -206,6 +208,14 @@ async def copy_object(
             storage_class=storage_class,
             forbid_overwrite=forbid_overwrite,
         )
+    except (TooLarge, InvalidRequest):
+        if source.size <= MAX_SINGLE_COPY_SIZE:
+            raise
+    if attrs is None:
+        attrs = attributes.decode(await ctx.store.head(source.key), ctx.defaults)
+    if attrs.tag_count and attrs.carried.tagging is None:
+        tagging = await ctx.store.get_tagging(source.key)
+        attrs = replace(attrs, carried=replace(attrs.carried, tagging=tagging or None))
     return await _copy_by_parts(ctx, source, key, attrs, write_id, forbid_overwrite)
 
 
@@ -213,11 +223,10 @@ async def _copy_by_parts(
     ctx: Context,
     source: Version,
     key: str,
-    attrs: Attrs | None,
+    attrs: Attrs,
     write_id: str | None,
     forbid_overwrite: bool,
 ) -> PutResult:
-    assert attrs is not None
     upload_id = await ctx.store.initiate(key, attributes.encode(attrs, write_id=write_id))
     ctx.journal.upload_started(key, upload_id)
     step = min(max(COPY_STEP, -(-source.size // 9000)), MAX_PART_SIZE)
