@@ -10,9 +10,17 @@ until the writer continues or aborts it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ossfs.errors import NoSuchBucket, NoSuchUpload, NotFound, PreconditionFailed, ShortBody
+from ossfs.errors import (
+    InvalidRequest,
+    NoSuchBucket,
+    NoSuchUpload,
+    NotFound,
+    PreconditionFailed,
+    ShortBody,
+    TooLarge,
+)
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.content import (
@@ -31,7 +39,7 @@ from ossfs.fs.context import Context, run_all
 from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import Version
 from ossfs.limits import MAX_PART_SIZE, MAX_SINGLE_COPY_SIZE, MIB
-from ossfs.store.base import Buffer, PartResult, PutResult
+from ossfs.store.base import WRITE_ID, Buffer, ObjectHeaders, PartResult, PutResult
 
 _ZEROS = memoryview(bytes(MIB))
 
@@ -211,23 +219,27 @@ async def copy_object(
     except (TooLarge, InvalidRequest):
         if source.size <= MAX_SINGLE_COPY_SIZE:
             raise
-    if attrs is None:
-        attrs = attributes.decode(await ctx.store.head(source.key), ctx.defaults)
-    if attrs.tag_count and attrs.carried.tagging is None:
-        tagging = await ctx.store.get_tagging(source.key)
-        attrs = replace(attrs, carried=replace(attrs.carried, tagging=tagging or None))
-    return await _copy_by_parts(ctx, source, key, attrs, write_id, forbid_overwrite)
+    info = await ctx.store.head(source.key)
+    if headers is None:
+        # As it is, but for the mtime, which was LastModified if nothing else.
+        mtime = attributes.format_time(info.last_modified * attributes.NS)
+        headers = replace(info.headers, meta={"mtime": mtime, **info.headers.meta})
+        if write_id is not None:
+            headers.meta[WRITE_ID] = write_id
+    if info.tag_count and headers.tagging is None:
+        headers = replace(headers, tagging=await ctx.store.get_tagging(source.key) or None)
+    return await _copy_by_parts(ctx, source, key, headers, write_id, forbid_overwrite)
 
 
 async def _copy_by_parts(
     ctx: Context,
     source: Version,
     key: str,
-    attrs: Attrs,
+    headers: ObjectHeaders,
     write_id: str | None,
     forbid_overwrite: bool,
 ) -> PutResult:
-    upload_id = await ctx.store.initiate(key, attributes.encode(attrs, write_id=write_id))
+    upload_id = await ctx.store.initiate(key, headers)
     ctx.journal.upload_started(key, upload_id)
     step = min(max(COPY_STEP, -(-source.size // 9000)), MAX_PART_SIZE)
     parts: list[PartResult] = []

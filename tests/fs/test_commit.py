@@ -11,6 +11,7 @@ import trio
 from ossfs.errors import (
     AccessDenied,
     AlreadyExists,
+    InvalidRequest,
     NoSuchUpload,
     NotFound,
     PreconditionFailed,
@@ -279,16 +280,18 @@ async def test_a_base_that_was_replaced(
 
 
 @pytest.fixture
-def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_copies(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service refuses to copy what is large in one request."""
     monkeypatch.setattr(commit, "MAX_SINGLE_COPY_SIZE", 2 * PART)
     monkeypatch.setattr(commit, "COPY_STEP", PART)
+    store.faults.append(Fault("copy", error=InvalidRequest, count=-1))
 
 
 DATA = bytes(range(256)) * 2000  # 500 KiB
 
 
 async def test_a_copy_takes_everything_along(
-    ctx: Context, store: MemoryStore, small_copies: None, autojump_clock: object
+    ctx: Context, store: MemoryStore, autojump_clock: object
 ) -> None:
     headers = ObjectHeaders(meta={"a": "b"}, content_type="x/y")
     source = version_of("s", store.add("s", DATA, headers, storage_class="IA"))
@@ -297,12 +300,10 @@ async def test_a_copy_takes_everything_along(
     found = store.objects["t"]
     assert found.data == DATA and found.etag == result.etag and found.storage_class == "IA"
     assert found.headers.meta == {"a": "b"} and found.headers.content_type == "x/y"
-    assert store.calls == {"copy": 1}, "also of a large one: nothing of it changes"
+    assert store.calls == {"copy": 1}
 
 
-async def test_a_copy_with_new_attributes(
-    ctx: Context, store: MemoryStore, small_copies: None, autojump_clock: object
-) -> None:
+async def test_a_copy_with_new_attributes(ctx: Context, store: MemoryStore, autojump_clock: object) -> None:
     source = version_of("k", store.add("k", b"small", ObjectHeaders(meta={"a": "b"})))
     with trio.fail_after(5):
         await copy_object(ctx, source, "k", new_attrs(), write_id="w")
@@ -327,9 +328,31 @@ async def test_a_large_copy_goes_by_parts(
         result = await copy_object(ctx, source, key, new_attrs(), write_id="w")
     assert store.data(key) == DATA
     assert store.objects[key].headers.meta == attributes.encode(new_attrs(), write_id="w").meta
-    assert store.calls == {"initiate": 1, "copy_part": 5, "complete": 1}
+    assert store.calls == {"copy": 1, "initiate": 1, "copy_part": 5, "complete": 1}
     assert result.crc64 == crc64([DATA]), "the source's, when the service does not say"
     assert not store.uploads and not journal.uploads
+
+
+async def test_a_large_copy_by_parts_takes_everything_along(
+    ctx: Context, store: MemoryStore, small_copies: None, autojump_clock: object
+) -> None:
+    """An upload takes nothing over by itself."""
+    headers = ObjectHeaders(meta={"foreign": "x", "mode": "33188"}, content_type="x/y", tagging="t=1")
+    source = version_of("s", store.add("s", DATA, headers, storage_class="IA"))
+    with trio.fail_after(5):
+        await copy_object(ctx, source, "t", None, storage_class="IA")
+    found = store.objects["t"]
+    assert found.data == DATA and found.storage_class == "IA" and found.tagging == "t=1"
+    assert found.headers.content_type == "x/y" and found.headers.meta["foreign"] == "x"
+
+
+async def test_a_small_copy_that_is_refused_is_refused(
+    ctx: Context, store: MemoryStore, small_copies: None, autojump_clock: object
+) -> None:
+    source = version_of("s", store.add("s", b"small"))
+    with trio.fail_after(5), pytest.raises(InvalidRequest):
+        await copy_object(ctx, source, "t", new_attrs())
+    assert store.calls == {"copy": 1}
 
 
 async def test_a_large_copy_does_not_overwrite(
@@ -381,7 +404,11 @@ async def test_a_copy_that_is_cancelled_is_aborted(
 
 
 async def test_the_steps_of_a_very_large_copy(
-    ctx: Context, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+    ctx: Context,
+    store: MemoryStore,
+    small_copies: None,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: object,
 ) -> None:
     """48.8 TB in at most 10 000 parts of at most 5 GiB."""
     parts: list[tuple[int, int, int]] = []
@@ -397,6 +424,7 @@ async def test_the_steps_of_a_very_large_copy(
         await store.abort(key, upload)
         return await store.put(key, [], ObjectHeaders())
 
+    monkeypatch.setattr(commit, "COPY_STEP", 512 * MIB)
     monkeypatch.setattr(store, "copy_part", copy_part)
     monkeypatch.setattr(store, "complete", complete)
     for size in (10**9 + 1, 10**13, 5 * 1024**3 * 8999):
