@@ -186,10 +186,14 @@ class Renames:
                     raise PosixError(errno.ENOENT)
                 if isinstance(target, DirNode):
                     await self.changes.check_empty(target)
+                if new_name in new.cache.leaving:
+                    await self.changes.deletes.flush()  # of a file of that name, which the fence lets by
                 old.cache.leave(name)
                 gone = False
                 try:
                     made = await self._move_prefix(source, destination)
+                    if isinstance(target, DirNode) and made and destination not in made:
+                        await self.ctx.store.delete(destination)  # the marker of what was replaced
                     gone = True
                 finally:
                     old.cache.left(name, gone=gone)
