@@ -49,8 +49,10 @@ class Rescue:
     async def finished(self) -> None:
         """The name holds the finished file: the old object is not needed any more."""
         if self._saved is not None:
-            saved, self._saved = self._saved, None
-            await self._hidden.delete(saved)
+            # Until it is deleted, the next mount would put it back if this one died.
+            await self._hidden.delete(self._saved)
+            self._saved = None
+            self._write_ids.clear()
 
     async def restore(self, key: str) -> None:
         """The writer failed: put the old object back, unless somebody else has put another."""

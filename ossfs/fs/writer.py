@@ -120,6 +120,11 @@ class Writer:
         return self.data_dirty or (self.attrs_dirty and not self.ended)
 
     @property
+    def unfinished(self) -> bool:
+        """Is something left for close(2) to do: bytes to send, or a checkpoint to be made final?"""
+        return self.dirty or (self.rescue.active and not self.ended)
+
+    @property
     def data_dirty(self) -> bool:
         """Are there bytes, or a size, that the bucket does not have?"""
         return not self.ended and (self.uncommitted or self.content.changed)
@@ -262,12 +267,15 @@ class Writer:
 
         to_hidden: commit a removed file too, to its hidden key, because its bytes are wanted back.
         """
-        if not self.dirty:
+        if not self.unfinished:
             return
         try:
             await self.sender.drain()
             self.sender.error = None  # what failed is Dirty again and goes up with the plan
-            await self._commit_once(to_hidden)
+            if self.dirty:
+                await self._commit_once(to_hidden)
+            if self.rescue.active and not self._checkpointing:
+                await self.rescue.finished()
         except OssfsError as error:
             self._latch(error)
             raise
@@ -349,8 +357,6 @@ class Writer:
         self.attrs_dirty = attrs != node.attrs
         if self.attrs_dirty:
             await self._store_attributes(key, attrs_id)
-        if not self._checkpointing:
-            await self.rescue.finished()
 
     def _plan(self) -> Plan:
         try:
@@ -499,7 +505,9 @@ class Writer:
             if self.ended:
                 return
             await self.sender.abort()
-            if self.rescue.active:
+            if self.node.detached:
+                await self.rescue.finished()  # nothing is to come back under the name
+            else:
                 await self.rescue.restore(self.ctx.inodes.key(self.node))
             self._end()
         self._forget_node()
@@ -533,6 +541,7 @@ class Writer:
         async def abort() -> None:
             await self.sender.drain()
             await self.sender.abort()
+            await self.rescue.finished()
 
         self.ctx.jobs.start(abort)
 
@@ -559,7 +568,7 @@ class Writer:
     async def flush(self, handle: FileHandle) -> None:
         """close(2) of one duplicate of a descriptor."""
         handle.raise_latched()
-        if not handle.wrote or not self.dirty:
+        if not handle.wrote or not self.unfinished:
             return
         handle.dirty_flushes += 1
         recent = trio.current_time() - self._last_commit < LAZY_FLUSH
@@ -584,7 +593,7 @@ class Writer:
         async def later() -> None:
             await trio.sleep(LAZY_FLUSH)
             self._timer_armed = False
-            if self.dirty:
+            if self.unfinished:
                 await self._commit()
 
         self.ctx.jobs.start(later)
@@ -628,7 +637,7 @@ class Writer:
     async def end_if_idle(self) -> None:
         """Nobody has the file open and nothing is left to commit."""
         async with self.lock:
-            if not self.handles and not self.dirty and not self.ended:
+            if not self.handles and not self.unfinished and not self.ended:
                 self._end()
 
 

@@ -51,3 +51,39 @@ def test_a_removed_file_is_read_after_its_last_writer_has_closed(closer: int) ->
         Op("close", (1 - closer,)),
         Op("check"),
     )
+
+
+FOREIGN = (("a", 1283), ("c/a", 10), ("c/b/a", 512), ("d", 0))
+
+
+def test_a_directory_without_marker_replaces_one_that_has_a_marker() -> None:
+    """The marker of the replaced directory stayed, and with it that one's mode and owner."""
+    run(
+        Op("mkdir", ("b", 0o700)),
+        Op("setxattr", ("b", "user.a", 10, 1)),
+        Op("rename", ("c", "b", False)),
+        Op("check"),
+        foreign=FOREIGN,
+    )
+
+
+def test_a_directory_takes_the_name_of_a_file_that_was_just_removed() -> None:
+    """The file's delete was still to be sent; when it had been, the directory's entry went with it."""
+    run(Op("unlink", ("d",)), Op("rename", ("c/b", "d", False)), Op("check"), foreign=FOREIGN)
+
+
+@pytest.mark.parametrize("then", [(), (Op("close", (0,)),), (Op("unlink", ("d",)), Op("close", (0,)))])
+def test_the_old_object_does_not_outlive_a_checkpoint_that_is_the_last_commit(then: tuple[Op, ...]) -> None:
+    """A read of sent bytes completes the upload.  With nothing written after it, close(2) had nothing to
+    commit and left the old object, which the next mount would have put back over the new one."""
+    run(
+        Op("open", (0, "d", W | T | A, 0o600)),
+        Op("write", (0, 0, 7404, 13)),
+        Op("write", (0, 0, 4097, 14)),
+        Op("write", (0, 0, 5008, 15)),
+        Op("check"),
+        *then,
+        chunk=4096,
+        min_part=2048,
+        foreign=FOREIGN,
+    )
