@@ -1,0 +1,271 @@
+"""Promises of docs/semantics.md that no other test shows, each in a few lines."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.testing
+
+from ossfs.errors import AccessDenied, OssfsError
+from ossfs.fs.tree import SetAttr
+from ossfs.store.base import ListPage
+from tests.support.memory_store import Fault, MemoryStore
+from tests.support.posix import CHUNK, Posix, mounted
+
+W = os.O_WRONLY
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+BIG = bytes(range(256)) * (3 * CHUNK // 256)
+pytestmark = pytest.mark.timeout(60)
+
+
+def errno_is(code: int):  # type: ignore[no-untyped-def]
+    return pytest.raises(OssfsError, check=lambda e: e.errno == code)
+
+
+# --------------------------------------------------------------------------------------------------
+# Writing and closing.
+
+
+async def test_with_flush_always_each_close_of_a_shared_descriptor_commits(autojump_clock: object) -> None:
+    store = MemoryStore()
+    async with mounted(store, flush_always=True) as fs:
+        file = await fs.open("log", W | os.O_CREAT | os.O_APPEND)
+        for i in range(30):
+            file.dup()
+            await file.write(b"%d\n" % i)
+            await file.close()
+            assert store.data("log").endswith(b"%d\n" % i)
+        await file.close()
+
+
+async def test_a_failure_is_told_to_every_handle_that_was_open(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    first = await fs.open("f", NEW)
+    second = await fs.open("f", W)
+    await first.write(b"1")
+    await second.pwrite(b"2", 1)
+    store.faults.append(Fault(op="put", error=AccessDenied))
+    with errno_is(errno.EACCES):
+        await first.close()
+    with errno_is(errno.EACCES):
+        await second.pwrite(b"3", 2)
+    with errno_is(errno.EACCES):
+        await second.fsync()
+    with errno_is(errno.EACCES):
+        await second.close()
+    assert "f" not in store.objects
+
+
+async def test_attributes_that_cannot_be_stored_after_the_bytes_are_told_by_close(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """The upload was complete: the new bytes stay, with the attributes that it was begun with."""
+    store.add("f", b"old")
+    file = await fs.open("f", W | os.O_TRUNC)
+    await file.write(BIG)
+    await trio.testing.wait_all_tasks_blocked()  # the upload has been initiated
+    await fs.tree.setattr(file.ino, SetAttr(mode=0o600))
+    store.faults.append(Fault(op="copy", error=AccessDenied, count=-1))
+    with errno_is(errno.EACCES):
+        await file.close()
+    store.faults.clear()
+    assert store.data("f") == BIG
+    assert store.objects["f"].headers.meta["mode"] == str(stat.S_IFREG | 0o644)
+    assert (await fs.stat("f")).mode == stat.S_IFREG | 0o644
+
+
+async def test_an_upload_that_is_under_way_shows_nothing_to_others(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"old")
+    async with mounted(store, mount_id="1111") as other:
+        file = await fs.open("f", W | os.O_TRUNC)
+        await file.write(BIG)
+        await trio.sleep(10)
+        assert store.calls["put_part"] > 0
+        assert await other.read_file("f") == b"old"
+        await file.close()
+        assert await other.read_file("f") == BIG
+
+
+# --------------------------------------------------------------------------------------------------
+# Names and directories.
+
+
+async def test_a_rename_whose_delete_fails_leaves_both_names(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("a", b"A")
+    store.faults.append(Fault(op="delete", key="a", error=AccessDenied))
+    with errno_is(errno.EACCES):
+        await fs.rename("a", "b")
+    assert store.data("a") == store.data("b") == b"A"
+    await trio.sleep(6)
+    assert sorted(await fs.listdir()) == ["a", "b"]
+
+
+async def test_keys_that_are_not_utf8_keep_their_directory(
+    fs: Posix, store: MemoryStore, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fs.mkdir("d")
+    plain = store.list
+
+    async def with_others(*args: object, **kwargs: object) -> ListPage:
+        page = await plain(*args, **kwargs)  # type: ignore[arg-type]
+        return replace(page, undecodable=1)
+
+    monkeypatch.setattr(store, "list", with_others)
+    assert await fs.listdir("d") == []
+    with errno_is(errno.ENOTEMPTY):
+        await fs.rmdir("d")
+    with errno_is(errno.EIO):
+        await fs.rename("d", "e")
+    assert store.keys() == ["d/"]
+
+
+async def test_what_is_made_or_removed_moves_the_time_of_its_directory(autojump_clock: object) -> None:
+    store = MemoryStore()
+    now = 10**18
+    async with mounted(store, wall_ns=lambda: now) as fs:
+        await fs.mkdir("d")
+        for change in ("make", "remove"):
+            now += 10**9
+            await (fs.write_file("d/f", b"x") if change == "make" else fs.unlink("d/f"))
+            shown = await fs.stat("d")
+            assert shown.mtime_ns == shown.ctime_ns == now, change
+        assert shown.nlink == 1
+
+
+async def test_the_mode_of_the_buckets_root_lasts_as_long_as_the_mount(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.chmod("", 0o700)
+    assert (await fs.stat("")).mode == stat.S_IFDIR | 0o700
+    assert store.keys() == []
+    async with mounted(store, mount_id="1111") as again:
+        assert (await again.stat("")).mode == stat.S_IFDIR | 0o755
+
+
+# --------------------------------------------------------------------------------------------------
+# Objects of other kinds.
+
+
+async def test_objects_without_attributes_are_shown_with_those_of_the_mount(autojump_clock: object) -> None:
+    store = MemoryStore()
+    store.add("f", b"x", last_modified=1_000_000)
+    store.add("d/f", b"x")
+    async with mounted(store, uid=7, gid=8, file_mode=0o640, dir_mode=0o750) as fs:
+        shown = await fs.stat("f")
+        assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFREG | 0o640, 7, 8)
+        assert shown.mtime_ns == 10**15
+        shown = await fs.stat("d")
+        assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFDIR | 0o750, 7, 8)
+
+
+async def test_a_native_symlink_is_its_target_and_read_only(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("target", b"bytes")
+    store.add("link", symlink_target="target")
+    shown = await fs.stat("link")
+    assert stat.S_ISREG(shown.mode) and shown.size == 5
+    assert await fs.read_file("link") == b"bytes"
+    with errno_is(errno.EPERM):
+        await fs.open("link", W)
+    with errno_is(errno.EPERM):
+        await fs.open("link", W | os.O_TRUNC)
+    with errno_is(errno.EPERM):
+        await fs.chmod("link", 0o600)
+    assert store.objects["link"].symlink_target == "target"
+
+
+@pytest.mark.xfail(strict=True, reason="truncate(2) by path replaces the link by an ordinary object")
+async def test_a_native_symlink_is_not_truncated_by_path(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("target", b"bytes")
+    store.add("link", symlink_target="target")
+    with errno_is(errno.EPERM):
+        await fs.truncate("link", 1)
+    assert store.objects["link"].symlink_target == "target"
+
+
+async def test_an_appendable_object_becomes_normal_when_it_is_written(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("log", b"one", object_type="Appendable")
+    assert await fs.read_file("log") == b"one"
+    with errno_is(errno.EPERM):
+        await fs.chmod("log", 0o600)
+    await fs.append_file("log", b" two")
+    assert store.data("log") == b"one two"
+    assert store.objects["log"].object_type == "Normal"
+    await fs.forget_all()
+    await trio.sleep(6)
+    await fs.chmod("log", 0o600)
+
+
+@pytest.mark.xfail(strict=True, reason="its inode is still taken for appendable, as long as it lives")
+async def test_an_appendable_object_that_was_written_can_be_changed_at_once(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("log", b"one", object_type="Appendable")
+    await fs.append_file("log", b" two")
+    await fs.chmod("log", 0o600)
+
+
+async def test_an_archived_object_is_shown_and_cannot_be_read(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("cold", b"bytes", storage_class="Archive")
+    assert (await fs.stat("cold")).size == 5
+    with errno_is(errno.EIO):
+        await fs.read_file("cold")
+    store.objects["cold"].restore = 'ongoing-request="false", expiry-date="..."'
+    assert await fs.read_file("cold") == b"bytes"
+
+
+async def test_an_object_under_retention_cannot_be_changed(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"kept")
+    store.immutable.add("f")
+    file = await fs.open("f", W | os.O_TRUNC)
+    await file.write(b"new")
+    with errno_is(errno.EPERM):
+        await file.close()
+    with errno_is(errno.EPERM):
+        await fs.chmod("f", 0o600)
+    await fs.unlink("f")  # answered before the service has refused
+    await trio.sleep(2)
+    assert await fs.read_file("f") == b"kept"
+
+
+# --------------------------------------------------------------------------------------------------
+# Sizes.
+
+
+async def test_blocks_are_never_none_for_bytes(fs: Posix, autojump_clock: object) -> None:
+    file = await fs.open("f", NEW)
+    await file.write(b"x")
+    assert (await file.stat()).blocks == 1
+    await file.truncate(513)
+    assert (await file.stat()).blocks == 2
+    await file.close()
+    assert (await fs.stat("f")).blocks == 2
+
+
+async def test_df_shows_one_pib_beside_what_is_used(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", bytes(1000))
+    await fs.tree.statfs()  # the bucket is asked in the background
+    await trio.sleep(1)
+    shown = await fs.tree.statfs()
+    assert (shown.used, shown.total - shown.used, shown.files) == (1000, 1 << 50, 1)
