@@ -219,14 +219,16 @@ async def copy_object(
     except (TooLarge, InvalidRequest):
         if source.size <= MAX_SINGLE_COPY_SIZE:
             raise
-    info = await ctx.store.head(source.key)
+    tags = attrs.tag_count if attrs is not None else 0
     if headers is None:
+        info = await ctx.store.head(source.key)
+        tags = info.tag_count
         # As it is, but for the mtime, which was LastModified if nothing else.
         mtime = attributes.format_time(info.last_modified * attributes.NS)
         headers = replace(info.headers, meta={"mtime": mtime, **info.headers.meta})
         if write_id is not None:
             headers.meta[WRITE_ID] = write_id
-    if info.tag_count and headers.tagging is None:
+    if tags and headers.tagging is None:
         headers = replace(headers, tagging=await ctx.store.get_tagging(source.key) or None)
     return await _copy_by_parts(ctx, source, key, headers, write_id, forbid_overwrite)
 

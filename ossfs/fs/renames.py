@@ -137,23 +137,17 @@ class Renames:
             # Its object is replaced in one step by the copy; who has it open keeps its bytes.
             await self.changes.take_away(target, replaced=True)
         attrs = node.attrs
-        needs_meta = version.size > limits.MAX_SINGLE_COPY_SIZE
-        if attrs is None and needs_meta:
+        if attrs is None:
             attrs = attributes.decode(await self.ctx.store.head(version.key), self.ctx.defaults)
         pending = node.writer is not None and node.writer.attrs_dirty
-        if attrs is not None and attrs.stored_mtime and not needs_meta and not pending:
+        if attrs.stored_mtime and not pending:
             attrs = None  # everything is in the object: COPY takes it along
-        write_id = new_write_id()
-        if attrs is not None and attrs.tag_count and needs_meta:
-            tagging = await self.ctx.store.get_tagging(version.key)
-            attrs = attrs.copy()
-            attrs.carried.tagging = tagging or None
         made = await copy_object(
             self.ctx,
             version,
             key,
             attrs,
-            write_id=write_id,
+            write_id=new_write_id(),
             storage_class=node.storage_class,
             forbid_overwrite=no_replace and not self.ctx.config.versioned,
         )
@@ -271,12 +265,9 @@ class Renames:
             key = destination + obj.key[len(source) :]
             check_key(key)
             version = Version(obj.key, obj.etag, obj.size, None, obj.last_modified)
-            attrs = None
-            if obj.size > limits.MAX_SINGLE_COPY_SIZE:
-                attrs = attributes.decode(await self.ctx.store.head(obj.key), self.ctx.defaults)
             try:
                 result = await copy_object(
-                    self.ctx, version, key, attrs, write_id=new_write_id(), storage_class=obj.storage_class
+                    self.ctx, version, key, None, write_id=new_write_id(), storage_class=obj.storage_class
                 )
             except NotFound:
                 return  # removed meanwhile: the next listing says so

@@ -384,9 +384,7 @@ class Writer:
         node = self.node
         assert node.attrs is not None and self.base is not None
         attrs = node.attrs.copy()
-        large = self.base.size > limits.MAX_SINGLE_COPY_SIZE
-        sent = await with_tags(self.ctx, attrs, self.base) if large else attrs
-        result = await copy_object(self.ctx, self.base, key, sent, write_id=write_id)
+        result = await copy_object(self.ctx, self.base, key, attrs, write_id=write_id)
         self._committed(key, result, self.base.size, self.base.crc64)
         self.attrs_dirty = attrs != node.attrs
 
@@ -645,6 +643,7 @@ def note_version(ctx: Context, node: FileNode, version: Version) -> None:
     """The bucket holds *version* under this node's name because we put it there just now."""
     now = trio.current_time()
     node.version = version
+    node.object_type = "Normal"  # an Appendable that is written anew is none any more
     if node.writer is None or not node.writer.content.changed:
         node.size = version.size
     node.attrs_at = node.validated_at = now

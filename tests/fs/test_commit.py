@@ -427,6 +427,7 @@ async def test_the_steps_of_a_very_large_copy(
     monkeypatch.setattr(commit, "COPY_STEP", 512 * MIB)
     monkeypatch.setattr(store, "copy_part", copy_part)
     monkeypatch.setattr(store, "complete", complete)
+    store.add("s")
     for size in (10**9 + 1, 10**13, 5 * 1024**3 * 8999):
         parts.clear()
         with trio.fail_after(20):

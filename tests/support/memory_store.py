@@ -33,6 +33,7 @@ from ossfs.errors import (
     PreconditionFailed,
     ShortBody,
     StoreError,
+    TooLarge,
 )
 from ossfs.limits import MAX_KEY_BYTES, MAX_META_BYTES, MAX_PARTS, MIN_PART_SIZE
 from ossfs.store.base import (
@@ -77,6 +78,7 @@ class MemoryStore:
     copy_changes_etag: give every copy another ETag (what the service does to multipart objects).
     crc_of_copied_parts: does an object with copied parts have a CRC?
     versioning: "", "Enabled" or "Suspended"; when set, forbid_overwrite is ignored as documented.
+    max_copy_size: a larger CopyObject is refused, as with a change of class or encryption.
 
     calls counts by method name; bytes_in and bytes_out count body bytes as the service sees them.
     before(op, key) is awaited before the work, after(op, key) once it is done and before the answer.
@@ -92,6 +94,7 @@ class MemoryStore:
         copy_changes_etag: bool = False,
         crc_of_copied_parts: bool = True,
         versioning: str = "",
+        max_copy_size: int | None = None,
     ) -> None:
         self.name = name
         self.clock = clock
@@ -100,6 +103,7 @@ class MemoryStore:
         self.copy_changes_etag = copy_changes_etag
         self.crc_of_copied_parts = crc_of_copied_parts
         self.versioning = versioning
+        self.max_copy_size = max_copy_size
         self.objects: dict[str, StoredObject] = {}
         self.uploads: dict[str, Upload] = {}
         self.immutable: set[str] = set()
@@ -464,6 +468,8 @@ class MemoryStore:
             if etag is not None and etag != found.etag:
                 raise self._fail(PreconditionFailed, "copy", source, 412, "PreconditionFailed")
             self._readable("copy", source, found)
+            if self.max_copy_size is not None and found.size > self.max_copy_size:
+                raise self._fail(TooLarge, "copy", source, 400, "EntityTooLarge")
             self._check_target("copy", key, forbid_overwrite)
             if headers is not None:
                 self._check_headers("copy", key, headers)
