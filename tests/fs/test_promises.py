@@ -206,17 +206,6 @@ async def test_an_appendable_object_becomes_normal_when_it_is_written(
     await fs.append_file("log", b" two")
     assert store.data("log") == b"one two"
     assert store.objects["log"].object_type == "Normal"
-    await fs.forget_all()
-    await trio.sleep(6)
-    await fs.chmod("log", 0o600)
-
-
-@pytest.mark.xfail(strict=True, reason="its inode is still taken for appendable, as long as it lives")
-async def test_an_appendable_object_that_was_written_can_be_changed_at_once(
-    fs: Posix, store: MemoryStore, autojump_clock: object
-) -> None:
-    store.add("log", b"one", object_type="Appendable")
-    await fs.append_file("log", b" two")
     await fs.chmod("log", 0o600)
 
 
