@@ -261,6 +261,8 @@ class Tree:
             return
         if node.writer is None:
             await self._revalidate(node)
+            if node.object_type == "Symlink":
+                raise PosixError(errno.EPERM, "a native symlink is shown as its target, read-only")
             if size == node.size and node.version is not None and size > 0:
                 return
         writer = self._writer(node)
