@@ -17,8 +17,9 @@ from ossfs.limits import KIB, MIB
 
 JITTER: Final = 0.05
 """Seconds of reading to hold ahead beside the network's delay, for threads that get their turn late."""
-SPARE: Final = 2.0
-"""Twice what the present speed needs: with less, the speed could never be seen to grow."""
+SPARE: Final = 3.0
+"""Times what the present speed needs.  With less than twice, the speed could never be seen to grow; and
+fetches take longer than the best of them when the processors are busy too."""
 FADE: Final = 0.02
 """The share by which each measurement worse than the best moves the best: old luck is forgotten."""
 SAMPLE: Final = 512 * KIB
