@@ -80,6 +80,7 @@ def is_dead(path: str) -> bool:
     """Is there a FUSE mount at *path* whose process has ended?  "Transport endpoint is not connected"."""
     try:
         os.stat(path)
+        os.statvfs(path)  # is always asked; stat may be answered from the kernel's cache for a while yet
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

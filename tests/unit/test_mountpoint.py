@@ -158,6 +158,17 @@ def test_a_dead_mount_of_ours_that_stays(
         check_mountpoint(str(tmp_path))
 
 
+def test_a_dead_mount_is_known_when_the_kernel_still_has_its_attributes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def statvfs(path: str) -> os.statvfs_result:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), path)
+
+    assert not is_dead(str(tmp_path))
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert is_dead(str(tmp_path))
+
+
 def test_a_dead_mount_of_somebody_else_is_named(
     tmp_path: Path, mounts: list[MountInfo], dead: set[str]
 ) -> None:
