@@ -42,6 +42,14 @@ from ossfs.store.oss import StoreConfig, open_store
 
 log = logging.getLogger(__name__)
 
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Nobody waits any more for the answer to a request that an unmount has swept away: that is no error."""
+    return "fuse_reply_* failed with No such file or directory" not in record.getMessage()
+
+
+logging.getLogger("pyfuse3").addFilter(_is_news)
+
 MAX_TASKS = 1024
 """Requests of the kernel that may wait at a time.  When all are taken nothing is read any more, not even
 the request that would free what they wait for."""
@@ -85,6 +93,8 @@ class _Mount:
         self.registration = registration
         self.ready = ready
         self.metrics = Metrics()
+        self.detached = False
+        """Is it unmounted already, while programs still hold files of it?"""
 
     async def run(self) -> list[str]:
         config = self.config
@@ -187,7 +197,7 @@ class _Mount:
                 failed = await self._session(store, tree, kernel, guard)
             finally:
                 with trio.CancelScope(shield=True):
-                    pyfuse3.close()
+                    pyfuse3.close(unmount=not self.detached)
             jobs.cancel_scope.cancel()
         return failed
 
@@ -277,6 +287,7 @@ class _Mount:
                     )
                     try:
                         await trio.to_thread.run_sync(_unmount, self.config.mountpoint, True)
+                        self.detached = True
                     except OSError as again:
                         log.error("%s: %s", self.config.mountpoint, again.strerror)
                     pyfuse3.terminate()
