@@ -697,6 +697,25 @@ class Content:
             if part.done and part.holds is not None and (part.whole or part.staged)
         ]
 
+    def damaged_parts(self) -> list[int]:
+        """The parts that `drop_bytes` would free once they are staged: held, done, overwritten in part."""
+        return [
+            part.number
+            for part in self._parts
+            if part.done and part.holds is not None and not (part.whole or part.staged)
+        ]
+
+    def live_bytes(self, number: int) -> list[tuple[int, list[memoryview]]]:
+        """(file offset, bytes) of what the file still has of a held part."""
+        part = self._find(number)
+        if part is None or part.holds is None:
+            return []
+        return [
+            (start, [block.view[at : at + size] for _, block, at, size in part.held(start, extent.length)])
+            for start, extent in zip(self._starts, self._extents, strict=True)
+            if extent.source is part
+        ]
+
     # Memory is short, and no chunk can be taken
 
     def take_spill(self, most: int) -> Spill | None:

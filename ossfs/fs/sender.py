@@ -82,6 +82,7 @@ class Sender:
                 await self._drop_landed()
                 self.send_chunks(early=True)
                 if not self._in_flight:
+                    await self._stage_damaged()
                     await self._spill()
                 self.account()
                 if self.content.held_bytes >= before:
@@ -105,6 +106,22 @@ class Sender:
                     return
                 self.content.mark_staged(number)
                 self._staged.add(number)
+            self._drop(number)
+
+    async def _stage_damaged(self) -> None:
+        """Parts that were overwritten in part have to go up again: what is left of them goes to disk."""
+        if not self.staging.usable:
+            return
+        for number in self.content.damaged_parts():
+            chunk = self._chunks.get(number)
+            if chunk is None:
+                continue
+            for start, pieces in self.content.live_bytes(number):
+                await self.staging.write(start, pieces)
+                if self.ended or self._chunks.get(number) is not chunk:
+                    return
+            self.content.mark_staged(number)
+            self._staged.add(number)
             self._drop(number)
 
     def _drop(self, number: int) -> None:

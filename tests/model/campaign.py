@@ -1,4 +1,4 @@
-"""The long run: python -m tests.model.campaign --seed S --operations N [--faults].
+"""The long run: python -m tests.model.campaign --seed S --operations N [--faults 0.2].
 
 Each program has a seed of its own, counted up from --seed.  A failure is made smaller and printed as the
 Python of a regression test; the run goes on, and ends with status 1.
@@ -20,10 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--operations", type=int, default=100_000)
     parser.add_argument("--length", type=int, default=80, help="operations of one program")
-    parser.add_argument("--faults", action="store_true", help="requests fail at random")
+    parser.add_argument("--faults", type=float, default=0.0, help="the share of requests that fail")
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds to repeat them; 0: never")
     parser.add_argument("--failures", type=int, default=5, help="stop after so many")
     options = parser.parse_args(arguments)
-    faults = {"faults": 0.15, "call_timeout": 600.0} if options.faults else {}
+    faults = {"faults": options.faults, "call_timeout": options.patience}
     began = told = time.monotonic()
     seed, done, failures = options.seed, 0, 0
     while done < options.operations and failures < options.failures:

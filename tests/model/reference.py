@@ -42,6 +42,8 @@ class File(Node):
     data: bytearray = field(default_factory=bytearray)
     past: list[bytes] = field(default_factory=list)
     """Every content since the bucket was last known to have the present one, when faults are on."""
+    fresh: bool = False
+    """Made since then: the bucket may have nothing of it."""
 
 
 @dataclass(eq=False)
@@ -138,7 +140,7 @@ class Reference:
         if node is None:
             if not flags & os.O_CREAT:
                 raise OSError(errno.ENOENT, path)
-            node = parent.entries[name] = File(mode & ~UMASK)
+            node = parent.entries[name] = File(mode & ~UMASK, fresh=True)
         elif flags & os.O_CREAT and flags & os.O_EXCL:
             raise OSError(errno.EEXIST, path)
         elif isinstance(node, Directory):

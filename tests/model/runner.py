@@ -32,7 +32,7 @@ from tests.support.memory_store import MemoryStore
 from tests.support.posix import Posix, mounted
 
 EPOCH = 1_700_000_000
-LIMIT = 10_000.0
+LIMIT = 50_000.0
 """Virtual seconds that one operation may take: more is a deadlock."""
 
 
@@ -81,9 +81,18 @@ def conditions(setting: Setting) -> Iterator[str | None]:
 def run_program(program: Program) -> int:
     """Run it; the number of operations that were done.  Raises Mismatch, or what the product raised."""
     try:
-        return run_in_virtual_time(partial(Run(program).run), program.seed)
+        return run_in_virtual_time(partial(make_run(program).run), program.seed)
     except BaseExceptionGroup as group:
         raise first(group) from None
+
+
+def make_run(program: Program) -> Run:
+    """The runner that the setting asks for."""
+    if program.setting.faults:
+        from tests.model.faults import FaultyRun
+
+        return FaultyRun(program)
+    return Run(program)
 
 
 def first(error: BaseException) -> BaseException:
@@ -126,6 +135,7 @@ class Run:
         self.model = Reference()
         self.done = 0
         self.staging: str | None = None
+        self.delete_sync = False
 
     async def run(self) -> int:
         setting = self.setting
@@ -164,6 +174,7 @@ class Run:
             staging_dir=self.staging,
             prefix=setting.prefix,
             ttl=setting.ttl,
+            delete_sync=self.delete_sync,
         ) as posix:
             subject = Subject(posix)
             while ops:
@@ -171,8 +182,12 @@ class Run:
                 if op.name == "remount":
                     break
                 await self.step(subject, op)
+            await self.before_drain(subject)
             self.model.slots.clear()
         self.check_bucket()
+
+    async def before_drain(self, subject: Subject) -> None:
+        """The mount is about to end, with files still open."""
 
     async def step(self, subject: Subject, op: Op) -> None:
         """One operation on both sides."""

@@ -87,3 +87,23 @@ def test_the_old_object_does_not_outlive_a_checkpoint_that_is_the_last_commit(th
         min_part=2048,
         foreign=FOREIGN,
     )
+
+
+@pytest.mark.parametrize("staged_first", [False, True])
+def test_what_is_left_of_an_overwritten_part_makes_room_for_a_writer_that_waits(staged_first: bool) -> None:
+    """Parts that have to go up again were held in memory until the commit: with many of them, forever."""
+    run(
+        Op("mkdir", ("a", 0o755)),
+        Op("open", (5, "a/d", RW | C, 0o600)),
+        Op("write", (5, 0, 3004, 30)),
+        Op("write", (5, 0, 2059, 31)),
+        Op("write", (5, 3004, 1024, 32)),
+        Op("write", (5, 1024, 1025, 36)),
+        Op("write", (5, 2050, 2204, 37)),
+        *([Op("write", (5, 1500, 100, 38)), Op("write", (5, 4000, 4000, 39))] if staged_first else []),
+        Op("check"),
+        chunk=1024,
+        min_part=1024,
+        memory=8192,
+        staging=True,
+    )
