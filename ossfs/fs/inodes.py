@@ -269,10 +269,14 @@ class Inodes:
             self.drop_if_unused(parent)
 
     def move(self, node: Node, parent: DirNode, name: str) -> None:
-        """Give the inode another name; nothing may live under that name."""
+        """Give the inode another name; nothing may live under that name.
+
+        One that was detached has a name again: while a rename goes on, a lookup of the old name finds
+        nothing there.
+        """
         old = node.parent
-        assert old is not None and name not in parent.children
-        if old.children.get(node.name) is node:
+        assert name not in parent.children
+        if old is not None and old.children.get(node.name) is node:
             del old.children[node.name]
         node.parent = parent
         node.name = name

@@ -231,6 +231,19 @@ def test_a_dropped_inode_that_is_renamed_stays_dropped() -> None:
     assert file.path() == "new"
 
 
+def test_an_inode_that_was_looked_up_while_it_was_renamed() -> None:
+    """The old name answers ENOENT by then, which detaches the inode; the rename gives it its new name."""
+    inodes = Inodes("")
+    a = inodes.new_dir(inodes.root, "a")
+    file = inodes.new_file(a, "f")
+    for node in (a, file):
+        inodes.remember(node)
+    inodes.detach(a)
+    inodes.move(a, inodes.root, "b")
+    assert inodes.root.children == {"b": a} and not a.detached
+    assert inodes.key(file) == "b/f"
+
+
 def test_version_identity() -> None:
     info = ObjectInfo("k", 3, "E", 7, 9, crc64=5)
     version = Version.of(info)
