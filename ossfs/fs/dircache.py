@@ -10,7 +10,7 @@ absence is believed for `ttl` only in a directory that this mount made, elsewher
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -46,6 +46,7 @@ class DirCache:
         "entries",
         "leaving",
         "more_at",
+        "on_touch",
         "own",
     )
 
@@ -56,6 +57,8 @@ class DirCache:
         self.own = own
         self.more_at: float | None = None
         """A listing of one page found more than a page at that moment."""
+        self.on_touch: Callable[[], None] | None = None
+        """Told of every local change."""
         self.leaving: dict[str, int] = {}
         """Names whose delete or rename is under way: gone for this machine, whatever a listing says."""
         self._changes = 0
@@ -125,6 +128,8 @@ class DirCache:
             self._forgot = self._changes
 
     def _touch(self, name: str) -> None:
+        if self.on_touch is not None:
+            self.on_touch()
         if self._began:
             self._changes += 1
             self._touched[name] = self._changes

@@ -15,6 +15,7 @@ from ossfs.fs.handles import DirHandle
 from ossfs.fs.inodes import FileNode, Node
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.meta import Order
+from ossfs.fs.names import showable
 from ossfs.limits import LIST_PAGE
 from ossfs.store.base import ListedObject
 
@@ -49,6 +50,11 @@ class Directories:
                     self._emit(handle, name, known)
                 handle.complete = True
                 return
+            self.lookup.flat.listing(parent)
+            walked = await self.lookup.flat.find(parent)
+            if walked is not None:
+                self._from_walk(handle, *walked)
+                return
             if parent.detached and parent is not self.ctx.inodes.root:
                 handle.complete = True
                 return
@@ -82,6 +88,27 @@ class Directories:
             handle.complete = True
         else:
             handle.marker = page.next_marker
+
+    def _from_walk(
+        self,
+        handle: DirHandle,
+        names: dict[str, ListedObject | None],
+        marker: ListedObject | None,
+        asked: float,
+    ) -> None:
+        """All entries, from a listing of the whole subtree."""
+        assert handle.token is not None
+        parent = handle.node
+        in_root = parent is self.ctx.inodes.root
+        shown = [(n, obj) for n, obj in names.items() if showable(n, in_root=in_root)]
+        if len(shown) < len(names):
+            self.ctx.metrics.add("keys_hidden", len(names) - len(shown))
+        self.lookup.marker_seen(parent, marker, asked)
+        parent.cache.merge(shown, asked, handle.token, complete=True)
+        for name, known in parent.cache.entries.items():
+            if name not in parent.cache.leaving:
+                self._emit(handle, name, known)
+        handle.complete = True
 
     def _start_snapshot(self, handle: DirHandle, now: float) -> None:
         handle.token = handle.node.cache.begin()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -156,7 +156,7 @@ class DirNode(Node):
         "cache",
         "changed_ns",
         "children",
-        "listed_subdirs",
+        "listed_subdir",
         "marker",
         "marker_at",
         "order",
@@ -176,7 +176,8 @@ class DirNode(Node):
         self.marker_at = float("-inf")
         self.changed_ns = 0
         """Wall clock of the last local change of an entry: the directory's mtime while mounted."""
-        self.listed_subdirs = 0
+        self.listed_subdir: tuple[int, float] | None = None
+        """The subdirectory that was listed last (inode number), and when: see flat.py."""
         self.order: Order | None = None
         """How it was listed last: see meta.py."""
         self.pending = False
@@ -196,6 +197,16 @@ class Inodes:
         self.root = DirNode(ROOT, None, "")
         self.root.nlookup = 1
         self._by_ino: dict[int, Node] = {ROOT: self.root}
+        self.on_change: Callable[[DirNode], None] | None = None
+        """Told when this mount changes an entry of a directory."""
+        self._watch(self.root)
+
+    def _watch(self, node: DirNode) -> None:
+        def touched() -> None:
+            if self.on_change is not None and (node is self.root or not node.detached):
+                self.on_change(node)
+
+        node.cache.on_touch = touched
 
     def __len__(self) -> int:
         return len(self._by_ino)
@@ -240,6 +251,7 @@ class Inodes:
         """The same for a directory.  own: this mount made it, so it is known to be empty."""
         number = self._number(self.child_key(parent, name) + "/")
         node = DirNode(number, parent, name, own=own, now=now)
+        self._watch(node)
         self._add(parent, node)
         return node
 

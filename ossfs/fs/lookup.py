@@ -28,6 +28,7 @@ from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.context import Context, run_all
 from ossfs.fs.dircache import ABSENT, Absent, Known
+from ossfs.fs.flat import FlatListings
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
 from ossfs.fs.meta import WITH_BODY, Metadata
 from ossfs.fs.names import showable
@@ -73,6 +74,7 @@ class Lookup:
         self.ctx = ctx
         self.meta = Metadata(ctx)
         self.memory = self.meta.memory
+        self.flat = FlatListings(ctx, self.meta)
         self.root_attrs = attributes.new(
             stat.S_IFDIR, ctx.config.dir_mode, ctx.config.uid, ctx.config.gid, ctx.wall_ns()
         )
@@ -230,10 +232,13 @@ class Lookup:
 
     def note_marker(self, parent: DirNode, page: ListPage, prefix: str, at: float) -> None:
         """The first page of a listing shows the directory's own marker, if there is one."""
-        if not prefix:
-            return
-        marker = page.objects[0] if page.objects and page.objects[0].key == prefix else None
-        if parent.marker_at > at:
+        if prefix:
+            first = page.objects[0] if page.objects else None
+            self.marker_seen(parent, first if first is not None and first.key == prefix else None, at)
+
+    def marker_seen(self, parent: DirNode, marker: ListedObject | None, at: float) -> None:
+        """A listing that was asked for at time *at* shows the directory's marker, or that there is none."""
+        if parent.marker_at > at or parent.pending:
             return
         parent.marker = marker if marker is not None else False
         parent.marker_at = at
@@ -241,11 +246,11 @@ class Lookup:
             if parent.attrs is None:
                 parent.attrs = self.implicit_attrs()
             parent.attrs_at = at
-        elif parent.attrs is None:
-            remembered = self.memory.get(marker)
-            if remembered is not None:
-                parent.attrs = remembered
-                parent.attrs_at = at
+            return
+        remembered = self.memory.get(marker)
+        if remembered is not None:
+            parent.attrs = remembered
+            parent.attrs_at = at
 
     def names_of(
         self, parent: DirNode, page: ListPage, prefix: str
@@ -442,8 +447,27 @@ class Lookup:
             node.attrs_at = at
             return
         changes = node.changes
+        parent = node.parent
+        walking = self.flat.walked(parent)
+        if walking:
+            self.flat.listing(node)
+        walked = await self.flat.find(node)
+        if walked is None and walking and node.cache.complete_at is None:
+            # Somebody walks the tree, and will list it next: the listing shows the marker, too.
+            async with self._single(self._listing, node.ino):
+                await self._first_page(node)
+            if node.attrs is not None and self.fresh(node):
+                return
+        elif walked is not None and node.changes == changes:
+            _, marker, asked = walked
+            self.marker_seen(node, marker, asked)
+            if marker is not None:
+                await self.meta.under_way(marker.key)
+                self.marker_seen(node, marker, asked)
+            if node.attrs is not None and self.fresh(node):
+                return
         try:
-            info = await self.ctx.store.head(key)
+            info = await self.meta.head(key)
         except NotFound:
             info = None
         if node.changes != changes:

@@ -170,10 +170,12 @@ class Metadata:
         start = max(order.upto, at + 1)
         order.upto = min(len(order.entries), at + 1 + order.window)
         order.window = min(order.window * 2, AHEAD_MOST)
-        for _, known in order.entries[start : order.upto]:
-            obj = known.obj
-            if obj is not None and obj.etag and not self.memory.knows(obj):
-                self._queue.append(obj)
+        following = (known.obj for _, known in order.entries[start : order.upto])
+        self.ask_ahead([obj for obj in following if obj is not None and obj.etag])
+
+    def ask_ahead(self, objects: list[ListedObject]) -> None:
+        """Send the HEADs of these objects that are not known yet, many at a time."""
+        self._queue.extend(obj for obj in objects if not self.memory.knows(obj))
         while self._queue and self._runners < AHEAD_PARALLEL:
             self._runners += 1
             self._ctx.jobs.start(self._run_ahead)

@@ -613,6 +613,7 @@ class Tree:
             await self.release(fh)
         for fh in list(self._dirs):
             await self.releasedir(fh)
+        self.look.flat.stop()
         await self.ctx.jobs.wait_idle()
         self.ctx.bodies.clear()
         try:
