@@ -285,11 +285,10 @@ async def test_a_key_is_taken_at_once_or_not_at_all() -> None:
     with trio.fail_after(5):
         async with queue.hold("a"), queue.fence("d/"):
             assert not queue.try_hold("a") and not queue.try_hold("d/x")
-        async with trio.open_nursery() as nursery:
-            async with queue.hold("d/y"):
-                nursery.start_soon(log.use, "fence", True, ("d/",))
-                await trio.testing.wait_all_tasks_blocked()
-                assert not queue.try_hold("d/x"), "not before those who wait"
+        async with trio.open_nursery() as nursery, queue.hold("d/y"):
+            nursery.start_soon(log.use, "fence", True, ("d/",))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not queue.try_hold("d/x"), "not before those who wait"
         assert queue.try_hold("a") and not queue.try_hold("a")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(log.use, "behind it", False, ("a",))
