@@ -185,7 +185,7 @@ class Renames:
                 old.cache.leave(name)
                 gone = False
                 try:
-                    made = await self._move_prefix(source, destination)
+                    made = await self._move_prefix(source, destination, replaces=isinstance(target, DirNode))
                     if isinstance(target, DirNode) and made and destination not in made:
                         await self.ctx.store.delete(destination)  # the marker of what was replaced
                     gone = True
@@ -221,11 +221,13 @@ class Renames:
                 if child.writer is not None:
                     child.writer.base_moved(moved)
 
-    async def _move_prefix(self, source: str, destination: str) -> dict[str, Version]:
+    async def _move_prefix(self, source: str, destination: str, *, replaces: bool) -> dict[str, Version]:
         """Copy all keys below *source*, look again until nothing changed meanwhile, then delete.
 
         Raw keys are copied, also those that no path can show.  On an error only our own copies are
         removed; the sources are untouched.  Returns the copies by their key.
+
+        replaces: an empty directory is in the way; after an error it is still there, with a marker.
         """
         copied: dict[str, ListedObject] = {}
         made: dict[str, Version] = {}
@@ -243,7 +245,8 @@ class Renames:
                 await self._copy_batch(fresh, source, destination, copied, made)
         except BaseException:
             with trio.CancelScope(shield=True):
-                await self._remove_keys([destination + k[len(source) :] for k in copied], quiet=True)
+                ours = [destination + k[len(source) :] for k in copied if not (replaces and k == source)]
+                await self._remove_keys(ours, quiet=True)
             raise
         gone = set(copied) - {o.key for o in found}
         await self._remove_keys([destination + k[len(source) :] for k in gone], quiet=True)
