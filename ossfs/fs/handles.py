@@ -120,9 +120,8 @@ class FileHandle:
         """The last duplicate is closed.  False: bytes did not reach the bucket."""
         self._close_reader()
         self.node.handles.discard(self)
-        writer = self.writer
-        if writer is None and self.node.detached:
-            writer = self.node.writer  # kept for those who read a removed file
+        # A reader's may be the last: of a file made with O_RDONLY, or of a removed one.
+        writer = self.writer or self.node.writer
         try:
             return writer is None or await writer.release(self)
         finally:

@@ -97,9 +97,7 @@ class FaultyRun(Run):
             self.on = True
             return
         before = copy.deepcopy(self.model)
-        file = (
-            self.model.slots[op.args[0]].file if op.name in ("fsync", "close", "ftruncate", "write") else None
-        )
+        file = self.model.slots[op.args[0]].file if op.name == "fsync" else None
         expected = apply(self.model, op)
         got, error = await self.attempt(subject, op)
         if op.name == "fsync" and isinstance(error, StoreError) and error.retryable and self.unsure:

@@ -309,9 +309,11 @@ def smaller(program: Program, fails: Callable[[Program], bool], *, tries: int = 
 def _plainer(program: Program, fails: Callable[[Program], bool]) -> Program:
     """The same on a mount of fewer peculiarities, if it fails there."""
     default = Setting()
-    names = "prefix ttl list_page latency copy_changes_etag crc_of_copied_parts foreign memory staging"
+    names = "prefix ttl list_page latency copy_changes_etag crc_of_copied_parts foreign staging memory"
     for name in (names + " max_parts single_put_fetch zero_copy_min").split():
         values = {**program.setting.__dict__, name: getattr(default, name)}
+        if values["memory"] < 64 * MIB:
+            values["staging"] = True  # as every mount has it; without, little memory is too little
         trial = Program(program.seed, Setting(**values), program.ops)
         if trial != program and fails(trial):
             program = trial

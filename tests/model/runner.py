@@ -224,6 +224,17 @@ class Run:
         got, expected = await subject.in_slots(), self.model.in_slots()
         if got != expected:
             raise Mismatch(f"in open files: {shown(got)}, not {shown(expected)}")
+        self._check_closed()
+
+    def _check_closed(self) -> None:
+        """What is closed is in the bucket."""
+        still_open = {id(opened.file) for opened in self.model.slots.values()}
+        for path in self.model.paths():
+            node = self.model.find(path)
+            if isinstance(node, File) and id(node) not in still_open:
+                found = self.store.objects.get(self.setting.prefix + path)
+                if found is None or found.data != node.data:
+                    raise Mismatch(f"closed, and not in the bucket: {path}: {shown(found and found.data)}")
 
     def check_bucket(self) -> None:
         """Nobody has anything open: the bucket holds the files, and nothing else."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+import trio
 
+from ossfs.errors import ServerFault, StoreError
 from tests.model.programs import Op, Program, Setting
 from tests.model.runner import run_program
+from tests.support.memory_store import Fault, MemoryStore
+from tests.support.posix import mounted
 
 R, W, RW = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
 C, X, T, A = os.O_CREAT, os.O_EXCL, os.O_TRUNC, os.O_APPEND
@@ -93,17 +97,43 @@ def test_the_old_object_does_not_outlive_a_checkpoint_that_is_the_last_commit(th
 def test_what_is_left_of_an_overwritten_part_makes_room_for_a_writer_that_waits(staged_first: bool) -> None:
     """Parts that have to go up again were held in memory until the commit: with many of them, forever."""
     run(
-        Op("mkdir", ("a", 0o755)),
-        Op("open", (5, "a/d", RW | C, 0o600)),
-        Op("write", (5, 0, 3004, 30)),
-        Op("write", (5, 0, 2059, 31)),
-        Op("write", (5, 3004, 1024, 32)),
-        Op("write", (5, 1024, 1025, 36)),
-        Op("write", (5, 2050, 2204, 37)),
-        *([Op("write", (5, 1500, 100, 38)), Op("write", (5, 4000, 4000, 39))] if staged_first else []),
+        Op("mkdir", ("c", 0o755)),
+        Op("open", (1, "c/d", RW | C, 0o644)),
+        Op("write", (1, 0, 1024, 37)),
+        Op("write", (1, 1024, 4069, 38)),
+        Op("write", (1, 0, 16, 39)),
+        Op("open", (2, "c/b", W | C, 0o644)),
+        Op("write", (1, 2856, 13, 43)),
+        Op("write", (2, 5093, 3511, 44)),
+        *([Op("write", (1, 1500, 100, 38)), Op("write", (1, 4000, 4000, 39))] if staged_first else []),
         Op("check"),
+        seed=102284,
         chunk=1024,
-        min_part=1024,
         memory=8192,
+        min_part=256,
         staging=True,
     )
+
+
+def test_a_file_made_with_o_rdonly_is_in_the_bucket_when_it_is_closed() -> None:
+    """As flock(1) makes its lock files.  Nobody committed it before the end of the mount."""
+    run(Op("open", (0, "a", R | C, 0o644)), Op("close", (0,)), Op("check"))
+
+
+@pytest.mark.parametrize("skip", range(4))
+async def test_the_directory_in_the_way_is_still_there_after_a_rename_that_failed(
+    autojump_clock: object, skip: int
+) -> None:
+    """Its marker had been replaced by a copy, and the copies were removed."""
+    store = MemoryStore()
+    with trio.fail_after(100):
+        async with mounted(store) as fs:
+            await fs.mkdir("a")
+            await fs.mkdir("b")
+            store.faults.append(Fault("list", key="a/", error=ServerFault, skip=skip))
+            try:
+                await fs.rename("a", "b")
+            except StoreError:
+                assert sorted(await fs.listdir()) == ["a", "b"]
+            else:
+                assert await fs.listdir() == ["b"]
