@@ -94,6 +94,26 @@ async def test_an_upload_that_is_under_way_shows_nothing_to_others(
         assert await other.read_file("f") == BIG
 
 
+async def test_mode_and_owner_are_stored_at_once_and_times_within_a_second(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"x")
+    await fs.chmod("f", 0o600)
+    assert store.objects["f"].headers.meta["mode"] == str(stat.S_IFREG | 0o600)
+    await fs.setattr("f", SetAttr(mtime_ns=5 * 10**9))
+    assert (await fs.stat("f")).mtime_ns == 5 * 10**9
+    await trio.sleep(1.1)
+    assert store.objects["f"].headers.meta["mtime"] == "5"
+    await fs.setattr("f", SetAttr(mtime_ns=6 * 10**9))
+    await fs.rename("f", "g")
+    assert store.objects["g"].headers.meta["mtime"] == "6"
+    await fs.setattr("g", SetAttr(mtime_ns=7 * 10**9))
+    file = await fs.open("g")
+    await file.fsync()
+    assert store.objects["g"].headers.meta["mtime"] == "7"
+    await file.close()
+
+
 # --------------------------------------------------------------------------------------------------
 # Names and directories.
 
@@ -185,7 +205,6 @@ async def test_a_native_symlink_is_its_target_and_read_only(
     assert store.objects["link"].symlink_target == "target"
 
 
-@pytest.mark.xfail(strict=True, reason="truncate(2) by path replaces the link by an ordinary object")
 async def test_a_native_symlink_is_not_truncated_by_path(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:

@@ -1,0 +1,245 @@
+"""The documents say what is true: promises have tests, options and commands are those of the program."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from pydantic_core import PydanticUndefined
+
+from ossfs.cli import app
+from ossfs.config import MountConfig, option_names
+from ossfs.values import format_size
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DESIGN = ROOT / "docs" / "design.md"
+SEMANTICS = ROOT / "docs" / "semantics.md"
+DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+PROMISE = re.compile(r"- `(?P<id>[a-z0-9-]+)`: (?P<text>.+)")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# --------------------------------------------------------------------------------------------------
+# Which tests there are.
+
+
+def names_of_tests(source: str) -> dict[str, bool]:
+    """The tests in a file, by name, and whether each is expected to pass."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            found[node.name] = not any("xfail" in ast.unparse(d) for d in node.decorator_list)
+    return found
+
+
+@cache
+def known(path: str) -> dict[str, bool]:
+    """The same of a file in this repository; empty when there is none."""
+    file = ROOT / path
+    return names_of_tests(file.read_text()) if file.is_file() else {}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+def test_tests_that_are_named_exist(document: Path) -> None:
+    named = TEST.findall(document.read_text())
+    missing = [f"{path}::{name}" for path, name in named if name not in known(path)]
+    assert not missing
+
+
+# --------------------------------------------------------------------------------------------------
+# docs/semantics.md
+
+
+def promises(text: str) -> dict[str, list[tuple[str, str]]]:
+    """The tests of each promise, by its name.  ValueError for a name that is there twice."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    lines = text.splitlines()
+    for at, line in enumerate(lines):
+        match = PROMISE.fullmatch(line)
+        if match is None:
+            continue
+        if match["id"] in found:
+            raise ValueError(f"promised twice: {match['id']}")
+        following = lines[at + 1] if at + 1 < len(lines) else ""
+        tests = TEST.findall(following) if following.startswith("  Tests: ") else []
+        found[match["id"]] = tests
+    return found
+
+
+def test_every_promise_has_a_test_that_passes() -> None:
+    found = promises(SEMANTICS.read_text())
+    assert len(found) > 80, "the page's form has changed: the promises are not found any more"
+    for promise, tests in found.items():
+        assert tests, f"{promise} has no test"
+        for path, name in tests:
+            assert known(path).get(name), f"{promise}: {path}::{name} is missing, or expected to fail"
+
+
+def test_no_line_of_the_page_is_passed_over() -> None:
+    """A promise, or its tests, in another form would not be checked."""
+    text = SEMANTICS.read_text()
+    items = [line for line in text.splitlines() if line.startswith("- `")]
+    tests = [line for line in text.splitlines() if "tests/" in line and "::" in line]
+    found = promises(text)
+    unread = [line for line in items if PROMISE.fullmatch(line) is None]
+    assert [line for line in unread if not line.startswith("- `nosuid`")] == []
+    assert len(tests) == len(found)
+
+
+def test_promises_that_are_named_elsewhere_exist() -> None:
+    text = SEMANTICS.read_text()
+    found = promises(text)
+    named = re.findall(r"\((?:see )?`([a-z0-9-]+)`\)", text)
+    assert named and set(named) <= set(found)
+
+
+@pytest.mark.parametrize(
+    "text, tests",
+    [
+        ("- `a`: b.\n  Tests: `tests/unit/test_x.py::test_y`.", [("tests/unit/test_x.py", "test_y")]),
+        ("- `a`: b.\n", []),
+        ("- `a`: b.", []),
+        ("- `a`: b.\n\n  Tests: `tests/unit/test_x.py::test_y`.", []),
+    ],
+)
+def test_a_promise_without_a_test_is_seen(text: str, tests: list[tuple[str, str]]) -> None:
+    assert promises(text) == {"a": tests}
+
+
+def test_a_test_that_is_expected_to_fail_shows_nothing() -> None:
+    source = (
+        "def test_a(): ...\n@pytest.mark.xfail(strict=True)\nasync def test_b(): ...\ndef helper(): ...\n"
+    )
+    assert names_of_tests(source) == {"test_a": True, "test_b": False}
+    assert known("tests/unit/no_such_file.py") == {}
+
+
+# --------------------------------------------------------------------------------------------------
+# README.md
+
+
+def spelt(name: str) -> str | None:
+    """A default as the options table has it; None for what depends on the machine or follows from others."""
+    value: Any = MountConfig.model_fields[name].default
+    if value is None or value is PydanticUndefined:
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if name == "chunk_size":
+        return format_size(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_the_table_of_options_is_that_of_the_program() -> None:
+    table = re.search(r"\n\| option \| default \| meaning \|\n\| [-| ]+\n((?:\|.*\n)+)", README.read_text())
+    assert table is not None
+    rows = [[cell.strip() for cell in row.strip("|\n").split("|")] for row in table[1].splitlines()]
+    assert all(len(row) == 3 and row[2] for row in rows)
+    assert sorted(row[0].strip("`") for row in rows) == option_names()
+    for option, shown, _ in rows:
+        default = spelt(option.strip("`"))
+        if default is None:
+            assert not re.fullmatch(r"`.*`", shown), f"{option} has no default of that form"
+        else:
+            assert shown == f"`{default}`", option
+
+
+def test_options_that_are_used_exist() -> None:
+    for document in DOCUMENTS:
+        for options in re.findall(r"\s-o ([a-z_]+[a-z_=0-9,./:A-Z-]*)", document.read_text()):
+            for option in options.split(","):
+                assert option.partition("=")[0] in option_names(), f"{names(document)}: -o {option}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+def test_commands_that_are_named_exist(document: Path) -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    text = document.read_text()
+    in_code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    for code in in_code:
+        for command in re.findall(r"(?:^|[\s/])ossfs ([a-z]+)", re.sub(r"#.*", "", code)):
+            assert command in commands, f"{names(document)}: ossfs {command}"
+
+
+def test_every_command_is_described() -> None:
+    text = README.read_text()
+    for command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"`ossfs {command}" in text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+def test_make_targets_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = re.findall(r"`make ([a-z]+)|^make ([a-z]+)", document.read_text(), re.MULTILINE)
+    for target in ("".join(found) for found in code):
+        assert target in targets, f"{names(document)}: make {target}"
+
+
+def test_the_first_command_brings_what_the_others_need() -> None:
+    commands = re.search(r"```sh\n(.*?)\n", README.read_text())
+    assert commands is not None
+    assert commands[1] == "apt-get install -y git make"
+
+
+def test_messages_of_the_first_mount_are_those_of_the_program() -> None:
+    """The troubleshooting table quotes; what it quotes is in the source, up to the placeholders."""
+    files = [*(ROOT / "ossfs").glob("*.py"), *(ROOT / "ossfs" / "store").glob("*.py")]
+    source = " ".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
+    table = re.search(r"\n\| message \| what to do \|\n\| [-| ]+\n((?:\|.*\n)+)", README.read_text())
+    assert table is not None
+    for row in table[1].splitlines():
+        quoted = re.match(r"\| `([^`]+)`", row)
+        assert quoted is not None, row
+        for piece in re.split(r"[A-Z]{3,}|/dev/fuse", quoted[1]):
+            assert piece.strip() in source, f"no message says: {piece}"
+
+
+# --------------------------------------------------------------------------------------------------
+# All of them
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names)
+def test_relative_links_resolve(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), f"{names(document)}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{names(document)}: {link}"
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_modules_that_are_named_exist() -> None:
+    text = DESIGN.read_text()
+    named = re.findall(r"`([\w/]+\.py)`", text)
+    assert len(set(named)) > 30
+    for module in named:
+        assert (ROOT / "ossfs" / module).is_file() or (ROOT / module).is_file(), module
+
+
+def test_every_dependency_is_justified() -> None:
+    text = DESIGN.read_text().split("## Dependencies", 1)[1]
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        dependencies = tomllib.load(file)["project"]["dependencies"]
+    for dependency in dependencies:
+        name = re.split(r"[<>=!~\[]", dependency)[0]
+        assert f"`{name}`" in text, name
