@@ -96,6 +96,11 @@ class Budget:
         return bool(self._waiters)
 
     @property
+    def _asked(self) -> int:
+        """What all waiters together wait for: who is asked to give up something is asked once."""
+        return sum(waiter.amount for waiter in self._waiters)
+
+    @property
     def short(self) -> bool:
         """Is somebody waiting, or nearly nothing left?"""
         return bool(self._waiters) or self.free < self.limit // 8
@@ -139,7 +144,7 @@ class Budget:
         if not self._waiters and self.used + amount <= self.limit:
             self.take(amount)
             return
-        self._relieve(amount)
+        self._relieve(self._asked + amount)
         if not self._waiters and self.used + amount <= self.limit:
             self.take(amount)
             return
@@ -167,7 +172,7 @@ class Budget:
     def press(self) -> None:
         """Memory is short and somebody waits: ask everybody again."""
         if self._waiters:
-            self._relieve(self._waiters[0].amount)
+            self._relieve(self._asked)
 
     def _reclaim(self, amount: int) -> int:
         """Have clean bytes given up until *amount* fit; what is missing then."""

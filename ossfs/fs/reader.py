@@ -361,8 +361,6 @@ class Reader:
                 log.debug("not fetched ahead: %s", block.error)
             block.stream.start_over()
             self._drop(block)
-        elif self._ctx.budget.waiting and not block.pins:
-            self._drop(block)  # somebody has asked for memory since
 
     async def _fetch_alone(self, offset: int, end: int) -> memoryview:
         """Random access: one request for exactly these bytes."""

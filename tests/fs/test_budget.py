@@ -218,6 +218,31 @@ def test_whatever_happens_nothing_stays_charged(seed: int, askers: int) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+async def test_all_that_wait_are_counted_when_clean_bytes_are_asked_for(autojump_clock: object) -> None:
+    """Each of them alone would find room enough, and nobody would be asked again."""
+    budget = Budget(100)
+    budget.take(60)
+    holder = Holder(budget, 30)
+    late = True
+
+    def reclaim(wanted: int) -> int:  # gives what is asked, but only later
+        nonlocal late
+        late = late and wanted < 40
+        return 0
+
+    del budget.reclaimers[holder.reclaim]
+    budget.reclaimers[reclaim] = None
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(budget.acquire, 25)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(budget.acquire, 25)
+            await wait_all_tasks_blocked()
+            assert not late
+            budget.give(90)
+    assert budget.used == 50
+
+
 # -- buffers
 
 

@@ -23,11 +23,12 @@ from ossfs.errors import (
 )
 from ossfs.fs import budget as budget_module
 from ossfs.fs import reader as reader_module
+from ossfs.fs.blocks import Block
 from ossfs.fs.budget import Budget
 from ossfs.fs.context import Context, Jobs
 from ossfs.fs.inodes import Inodes, Version
 from ossfs.fs.ports import FsConfig, NoJournal
-from ossfs.fs.reader import BLOCK, FIRST, Reader
+from ossfs.fs.reader import BLOCK, FIRST, Reader, Stream
 from ossfs.limits import KIB, MIB
 from ossfs.metrics import Metrics
 from ossfs.store.base import ObjectInfo, Progress
@@ -325,6 +326,40 @@ async def test_a_reader_is_woken_when_its_bytes_are_there() -> None:
             assert store.calls["get"] == 1
             store.allow(4 * MIB)
     assert done == [0, MIB, 0]
+
+
+async def test_bytes_that_come_while_a_read_lies_down_wake_it(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker thread looks at who waits, the read at what is there; one of them sees the other."""
+    block = Block(0, 100, bytearray(100), Stream(0, 0, 0.0, lone=False), prefetch=False)
+    event = trio.Event
+
+    def sly_event() -> trio.Event:
+        block.advance(100)
+        return event()
+
+    monkeypatch.setattr(trio, "Event", sly_event)
+    with trio.fail_after(5):
+        await block.wait(100)
+
+
+async def test_a_connection_is_not_cut_for_its_last_word(store: MemoryStore, autojump_clock: object) -> None:
+    """The last byte is here and has been read, but the worker thread has not returned yet."""
+    data = pattern(3 * MIB)
+    store.add("f", data)
+    ended: list[bool] = []
+
+    async def after(op: str, key: str) -> None:
+        await trio.sleep(1)
+        ended.append(True)
+
+    store.after = after
+    async with world(store) as ctx, reading(ctx, store) as reader:
+        assert await read_all(reader) == data
+        await ctx.jobs.wait_idle()
+        fetches = store.calls["get"]
+    assert len(ended) == fetches
 
 
 async def test_cancelling_one_waiter_does_not_disturb_another(
