@@ -150,6 +150,7 @@ class AttributeStore:
                 else:
                     node.marker = await self.changes.put_marker(key, attrs, forbid=False)
                     node.marker_at = trio.current_time()
+                self.lookup.memory.forget(key)  # the marker before looked the same in a listing
         if node is self.ctx.inodes.root:
             self.lookup.root_attrs = attrs.copy()
         node.attrs = attrs
