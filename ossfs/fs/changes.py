@@ -21,7 +21,7 @@ import trio
 from ossfs.errors import AlreadyExists, PosixError, StoreError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
-from ossfs.fs.commit import copy_object
+from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.deletes import Deletes
 from ossfs.fs.hidden import HiddenKeys, is_hidden
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
@@ -103,6 +103,8 @@ class Changes:
         headers = attributes.encode(attrs, write_id=new_write_id())
         if headers.content_type is None:
             headers.content_type = attributes.DIRECTORY_TYPE
+        if forbid:
+            await check_absent_if_versioned(self.ctx, key)
         made = await self.ctx.store.put(
             key, [], headers, forbid_overwrite=forbid and not self.ctx.config.versioned
         )
@@ -124,7 +126,10 @@ class Changes:
             child = parent.children.get(name)
             if isinstance(child, FileNode) and child.local:
                 raise PosixError(errno.EEXIST)
+            if self.ctx.inodes.child_key(parent, name) != key:
+                raise PosixError(errno.ESTALE)
             headers = attributes.encode(attrs, write_id=new_write_id())
+            await check_absent_if_versioned(self.ctx, key)
             made = await self.ctx.store.put(
                 key,
                 [body] if body else [],
@@ -147,11 +152,16 @@ class Changes:
     @asynccontextmanager
     async def writers_locked(self, *nodes: Node | None) -> AsyncIterator[None]:
         """The locks of these files' writers, in order of inode number."""
-        writers = {n.ino: n.writer for n in nodes if isinstance(n, FileNode) and n.writer is not None}
-        async with AsyncExitStack() as stack:
-            for ino in sorted(writers):
-                await stack.enter_async_context(writers[ino].lock)
-            yield
+        files = [n for n in nodes if isinstance(n, FileNode)]
+        while True:
+            writers = {n.ino: n.writer for n in files if n.writer is not None}
+            async with AsyncExitStack() as stack:
+                for ino in sorted(writers):
+                    await stack.enter_async_context(writers[ino].lock)
+                if all(n.writer is None or writers.get(n.ino) is n.writer for n in files):
+                    yield
+                    return
+            # A writer came while we waited for another: all of them again, in their order.
 
     async def unlink(self, parent: DirNode, name: str) -> None:
         """Remove a file.  Who has it open keeps its bytes."""
@@ -211,7 +221,10 @@ class Changes:
                 async with self.ctx.keys.hold(key):
                     if node.parent is not parent or node.name != name:
                         raise PosixError(errno.ENOENT)
-                    await self.take_away(node, replaced=False)
+                    writer = node.writer
+                    async with self.taking_away(node):
+                        if node.version is not None or writer is None or not writer.created:
+                            await self.ctx.store.delete(key)
                     gone = True
             finally:
                 parent.cache.left(name, gone=gone)
@@ -222,33 +235,35 @@ class Changes:
         if node.handles and node.writer is not None and node.writer.has_upload:
             await node.writer.commit_locked()
 
-    async def take_away(self, node: FileNode, *, replaced: bool) -> None:
-        """Remove a file's object and its name; its key and its writer's lock are held.
+    @asynccontextmanager
+    async def taking_away(self, node: FileNode) -> AsyncIterator[None]:
+        """Remove a file's name; its key and its writer's lock are held.
 
-        replaced: something else is about to be put under the key, so it need not be deleted.
-        Bytes that only the bucket has go to a hidden key while somebody has the file open.
+        Bytes that only the bucket has go to a hidden key first, while somebody has the file open.  The
+        body of the block deletes or replaces the object; when it raises, the file keeps its name.
         """
         key = self.ctx.inodes.key(node)
-        writer = node.writer
-        orphan: str | None = None
-        if node.handles:
-            orphan = self.hidden.fresh("orphan")
-            if node.version is not None:
-                made = await copy_object(
-                    self.ctx, node.version, orphan, node.attrs, storage_class=node.storage_class
-                )
-                old = node.version
-                kept = Version(orphan, made.etag, old.size, old.crc64, old.last_modified)
-                node.version = kept
-                if writer is not None:
-                    writer.base_moved(kept)
-            node.hidden_key = orphan
-        in_bucket = node.version is not None or writer is None or not writer.created
-        if in_bucket and not replaced:
-            await self.ctx.store.delete(key)
+        orphan = self.hidden.fresh("orphan") if node.handles else None
+        kept: Version | None = None
+        if orphan is not None and node.version is not None:
+            old = node.version
+            made = await copy_object(self.ctx, old, orphan, node.attrs, storage_class=node.storage_class)
+            kept = Version(orphan, made.etag, old.size, old.crc64, old.last_modified)
+        try:
+            yield
+        except BaseException:
+            if kept is not None:
+                self.ctx.jobs.start(lambda: self.hidden.delete(kept.key))
+            raise
         self.lookup.memory.forget(key)
-        if writer is not None and not node.handles:
-            writer.abandon()
+        if orphan is not None:
+            node.hidden_key = orphan
+        if kept is not None:
+            node.version = kept
+            if node.writer is not None:
+                node.writer.base_moved(kept)
+        if node.writer is not None and not node.handles:
+            node.writer.abandon()
         self.ctx.inodes.detach(node)
 
     async def orphan_released(self, node: FileNode) -> None:
@@ -293,7 +308,7 @@ class Changes:
         async with self.ctx.keys.fence(key):
             if node.parent is not parent or node.name != name:
                 raise PosixError(errno.ENOENT)
-            await self.check_empty(node)
+            await self.check_empty(key, node)
             parent.cache.leave(name)
             gone = False
             try:
@@ -305,12 +320,15 @@ class Changes:
             self.ctx.inodes.detach(node)
         self.entry_changed(parent)
 
-    async def check_empty(self, node: DirNode) -> None:
-        """A fresh LIST shows nothing but a zero-byte marker, hidden keys and what we are deleting."""
-        for child in node.children.values():
-            if isinstance(child, FileNode) and child.local and child.name not in node.cache.leaving:
+    async def check_empty(self, prefix: str, node: DirNode | None) -> None:
+        """A fresh LIST shows nothing but a zero-byte marker, hidden keys and what we are deleting.
+
+        node: what this mount knows of the directory; None when it knows of none.
+        """
+        for child in node.children.values() if node is not None else ():
+            if isinstance(child, FileNode) and child.local:
                 raise PosixError(errno.ENOTEMPTY)
-        prefix = self.ctx.inodes.key(node)
+        leaving = node.cache.leaving if node is not None else {}
         marker = ""
         while True:
             page = await self.ctx.store.list(prefix, marker=marker)
@@ -320,9 +338,9 @@ class Changes:
                 rest = obj.key[len(prefix) :]
                 if rest == "" and obj.size == 0:
                     continue
-                if node is self.ctx.inodes.root and is_hidden(rest.split("/", 1)[0]):
+                if prefix == self.ctx.config.prefix and is_hidden(rest.split("/", 1)[0]):
                     continue
-                if rest in node.cache.leaving:
+                if rest in leaving:
                     continue
                 raise PosixError(errno.ENOTEMPTY)
             if page.next_marker is None:

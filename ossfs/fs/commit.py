@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ossfs.errors import (
+    AlreadyExists,
     InvalidRequest,
     NoSuchBucket,
     NoSuchUpload,
@@ -186,6 +187,20 @@ async def put_zeros(ctx: Context, hidden: HiddenKeys, upload: Upload, part: Zero
         except (NotFound, PreconditionFailed):
             await hidden.lost(source)  # not the base: it must not look as if the file was replaced
     return await ctx.store.put_part(upload.key, upload.upload_id, part.number, zeros(part.length))
+
+
+async def check_absent_if_versioned(ctx: Context, key: str) -> None:
+    """forbid-overwrite does nothing on a versioned bucket: look first.  A race remains.
+
+    Raises AlreadyExists.
+    """
+    if not ctx.config.versioned:
+        return
+    try:
+        await ctx.store.head(key)
+    except NotFound:
+        return
+    raise AlreadyExists("the name was taken meanwhile", operation="PutObject", key=key)
 
 
 async def copy_object(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import trio
 
-from ossfs.errors import StoreError
+from ossfs.errors import PosixError, StoreError
 from ossfs.fs.context import Context
 from ossfs.fs.inodes import DirNode
 from ossfs.fs.meta import Metadata
@@ -93,7 +93,10 @@ class FlatListings:
     def changed(self, node: DirNode) -> None:
         """This mount changed an entry of *node*: what a walk says of that directory is too old."""
         if self._walks:
-            prefix = self._ctx.inodes.key(node)
+            try:
+                prefix = self._ctx.inodes.key(node)
+            except PosixError:
+                return  # below a directory that is gone: nobody lists it
             for walk in self._walks:
                 walk.stale.add(prefix)
 

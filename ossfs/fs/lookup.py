@@ -114,6 +114,8 @@ class Lookup:
         """The inode of *name*.  Raises ENOENT."""
         if not showable(name, in_root=parent is self.ctx.inodes.root):
             raise PosixError(errno.ENOENT)
+        if name.startswith("\\") and self.ctx.inodes.child_key(parent, name) == name:
+            raise PosixError(errno.ENOENT, "no key begins with a backslash")
         for _ in range(5):
             child = parent.children.get(name)
             if isinstance(child, FileNode) and child.local:
@@ -123,6 +125,8 @@ class Lookup:
             if isinstance(child, FileNode) and child.local:
                 return child
             if isinstance(known, Absent):
+                if name in parent.cache.leaving:
+                    raise PosixError(errno.ENOENT)  # a rename may still need the inode
                 if isinstance(child, DirNode) and self._holds_local_state(child):
                     return child
                 if child is not None:
@@ -205,16 +209,16 @@ class Lookup:
             if known is not None:
                 return known
             if cache.more_at is None or now - cache.more_at >= config.ttl * 12:
-                page = await self._first_page(parent)
+                page, sure = await self._first_page(parent)
                 found = cache.find(name, now, config.ttl, config.negative_ttl)
                 if found is not None:
                     return found
-                if page.next_marker is None:
+                if page.next_marker is None and sure:
                     return ABSENT
         return await self._ask(parent, name)
 
-    async def _first_page(self, parent: DirNode) -> ListPage:
-        """One page of a directory: all of it, or a sign that it is large."""
+    async def _first_page(self, parent: DirNode) -> tuple[ListPage, bool]:
+        """One page of a directory: all of it, or a sign that it is large; and whether it proves absences."""
         cache = parent.cache
         prefix = self.ctx.inodes.key(parent)
         at = trio.current_time()
@@ -226,9 +230,9 @@ class Lookup:
             cache.merge(self.names_of(parent, page, prefix), at, token, complete=complete)
             if not complete:
                 cache.more_at = at
+            return page, not cache.forgot_since(token)
         finally:
             cache.end(token)
-        return page
 
     def note_marker(self, parent: DirNode, page: ListPage, prefix: str, at: float) -> None:
         """The first page of a listing shows the directory's own marker, if there is one."""
@@ -440,9 +444,10 @@ class Lookup:
 
     async def refresh_dir(self, node: DirNode) -> None:
         """Ask for the attributes of a directory's marker."""
-        key = self.ctx.inodes.key(node)
         at = trio.current_time()
-        if not key or (node.detached and node is not self.ctx.inodes.root):
+        removed = node.detached and node is not self.ctx.inodes.root
+        key = "" if removed else self.ctx.inodes.key(node)
+        if not key:
             node.attrs = node.attrs or self.root_attrs.copy()
             node.attrs_at = at
             return
@@ -547,9 +552,9 @@ class Lookup:
             )
         size = node.size
         if node.kind == stat.S_IFLNK and node.target is not None:
-            size = len(node.target.encode())
+            size = len(node.target.encode("utf-8", "surrogateescape"))
         elif node.kind == stat.S_IFLNK and attrs.header_target is not None:
-            size = len(attrs.header_target.encode())
+            size = len(attrs.header_target.encode("utf-8", "surrogateescape"))
         elif node.kind not in (stat.S_IFREG, stat.S_IFLNK):
             size = 0
         local = node.local or node.detached

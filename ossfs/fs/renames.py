@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import AsyncExitStack
 
 import trio
 
@@ -18,7 +19,7 @@ from ossfs import limits
 from ossfs.errors import NotFound, ObjectArchived, OssfsError, PosixError, StoreError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.changes import Changes, new_write_id
-from ossfs.fs.commit import copy_object
+from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.context import run_all
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
 from ossfs.fs.names import check_key
@@ -133,24 +134,27 @@ class Renames:
     async def _copy_file(
         self, node: FileNode, version: Version, target: FileNode | None, key: str, no_replace: bool
     ) -> Version:
-        if target is not None and target.parent is not None:
-            # Its object is replaced in one step by the copy; who has it open keeps its bytes.
-            await self.changes.take_away(target, replaced=True)
         attrs = node.attrs
         if attrs is None:
             attrs = attributes.decode(await self.ctx.store.head(version.key), self.ctx.defaults)
         pending = node.writer is not None and node.writer.attrs_dirty
         if attrs.stored_mtime and not pending:
             attrs = None  # everything is in the object: COPY takes it along
-        made = await copy_object(
-            self.ctx,
-            version,
-            key,
-            attrs,
-            write_id=new_write_id(),
-            storage_class=node.storage_class,
-            forbid_overwrite=no_replace and not self.ctx.config.versioned,
-        )
+        if no_replace:
+            await check_absent_if_versioned(self.ctx, key)
+        async with AsyncExitStack() as stack:
+            if target is not None and target.parent is not None:
+                # Its object is replaced in one step by the copy; who has it open keeps its bytes.
+                await stack.enter_async_context(self.changes.taking_away(target))
+            made = await copy_object(
+                self.ctx,
+                version,
+                key,
+                attrs,
+                write_id=new_write_id(),
+                storage_class=node.storage_class,
+                forbid_overwrite=no_replace and not self.ctx.config.versioned,
+            )
         if node.attrs is not None:
             node.attrs.stored_mtime = node.attrs.stored_mtime or attrs is not None
         crc = made.crc64 if made.crc64 is not None else version.crc64
@@ -178,8 +182,8 @@ class Renames:
             async with self.ctx.keys.fence(source, destination):
                 if node.parent is not old or node.name != name:
                     raise PosixError(errno.ENOENT)
-                if isinstance(target, DirNode):
-                    await self.changes.check_empty(target)
+                # Also where we know of no target: another machine may have made one.
+                await self.changes.check_empty(destination, target if isinstance(target, DirNode) else None)
                 if new_name in new.cache.leaving:
                     await self.changes.deletes.flush()  # of a file of that name, which the fence lets by
                 old.cache.leave(name)

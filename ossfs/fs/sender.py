@@ -53,6 +53,8 @@ class Sender:
         self.error: Exception | None = None
         """Why a part failed; its bytes are Dirty again."""
         self.ended = False
+        self.paused = False
+        """A commit is under way: it takes what is Dirty itself."""
         self._wants_bytes = wants_bytes
         self._starting = trio.Lock()
         self._in_flight: dict[int, trio.Event] = {}
@@ -161,7 +163,7 @@ class Sender:
 
     def send_chunks(self, *, early: bool = False) -> None:
         """Start the parts that are full; early: also shorter ones, because memory is short."""
-        if self._node.detached and self._node.hidden_key is None:
+        if self.paused or (self._node.detached and self._node.hidden_key is None):
             return
         while len(self._in_flight) < MAX_IN_FLIGHT and self.error is None and not self.ended:
             chunk = self.content.take_chunk(self._ctx.config.chunk_size, early=early)
@@ -199,20 +201,37 @@ class Sender:
         while self._in_flight:
             await next(iter(self._in_flight.values())).wait()
 
-    async def ensure_upload(self) -> Upload:
-        """The upload in progress; it is in the journal before its first part."""
-        async with self._starting:
-            if self.upload is None:
-                node = self._node
-                assert node.attrs is not None
-                key = self._ctx.inodes.key(node)
-                write_id = secrets.token_hex(16)
-                attrs = node.attrs.copy()
-                sent = await with_tags(self._ctx, attrs, node.version)
-                upload_id = await self._ctx.store.initiate(key, attributes.encode(sent, write_id=write_id))
-                self._ctx.journal.upload_started(key, upload_id)
-                self.upload = Upload(key, upload_id, write_id, attrs)
-            return self.upload
+    async def ensure_upload(self, held: str | None = None) -> Upload:
+        """The upload in progress; it is in the journal before its first part.
+
+        held: the key, when the caller holds it.  An upload is bound to its key, so it is not begun while
+        a rename has it.
+        """
+        while True:
+            async with self._starting:
+                if self.upload is not None:
+                    return self.upload
+                if held is not None:
+                    return await self._initiate(held)
+                key = self._ctx.inodes.key(self._node)
+                async with self._ctx.keys.hold(key):
+                    if key == self._ctx.inodes.key(self._node):
+                        return await self._initiate(key)
+
+    async def _initiate(self, key: str) -> Upload:
+        node = self._node
+        assert node.attrs is not None
+        write_id = secrets.token_hex(16)
+        attrs = node.attrs.copy()
+        sent = await with_tags(self._ctx, attrs, node.version)
+        upload_id = await self._ctx.store.initiate(key, attributes.encode(sent, write_id=write_id))
+        self._ctx.journal.upload_started(key, upload_id)
+        self.upload = Upload(key, upload_id, write_id, attrs)
+        return self.upload
+
+    def lost(self) -> None:
+        """The service knows nothing of the upload any more."""
+        self.completed()
 
     def completed(self) -> None:
         """The upload is an object now."""

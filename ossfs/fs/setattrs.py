@@ -127,7 +127,8 @@ class AttributeStore:
             await self.ctx.jobs.run(lambda: self._store_dir_attrs(node, lambda attrs: None))
 
     async def _store_dir_attrs(self, node: DirNode, change: Change) -> None:
-        key = self.ctx.inodes.key(node)
+        removed = node.detached and node is not self.ctx.inodes.root
+        key = "" if removed else self.ctx.inodes.key(node)
         assert node.attrs is not None
         attrs = node.attrs.copy()
         if node.changed_ns:
@@ -137,7 +138,7 @@ class AttributeStore:
         if not attributes.fits(attrs):
             raise PosixError(errno.ENOSPC, "the attributes take more than 8 KiB")
         attrs.carried.meta.pop(WRITE_ID, None)
-        if key and not (node.detached and node is not self.ctx.inodes.root):
+        if key:
             async with self.ctx.keys.hold(key):
                 if self.ctx.inodes.key(node) != key:
                     raise PosixError(errno.ESTALE)

@@ -300,7 +300,10 @@ class Tree:
         if not raw.startswith((b"user.", b"trusted.")):
             raise PosixError(errno.ENOTSUP)
         node = self.look.node(ino)
-        name = raw.decode("utf-8", "strict") if raw.isascii() else raw.decode("utf-8", "replace")
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError:
+            raise PosixError(errno.EINVAL, "the name of the attribute is not UTF-8") from None
         await self._attrs(node)
 
         def edit(attrs: Attrs) -> None:
@@ -319,7 +322,7 @@ class Tree:
         self._writable()
         node = self.look.node(ino)
         attrs = await self._attrs(node)
-        name = raw.decode("utf-8", "replace")
+        name = raw.decode("utf-8", "surrogateescape")
         if name not in attrs.xattrs:
             raise PosixError(errno.ENODATA)
 
@@ -549,12 +552,15 @@ class Tree:
         if handle is not None:
             handle.close()
 
-    async def fsyncdir(self, ino: int) -> None:
+    async def fsyncdir(self, fh: int) -> None:
         """Everything that changed in the directory into the bucket."""
-        for node in list(self.look.directory(ino).children.values()):
+        handle = self._dirs.get(fh)
+        if handle is None:
+            raise PosixError(errno.EBADF)
+        for node in list(handle.node.children.values()):
             if isinstance(node, FileNode) and node.writer is not None and node.writer.dirty:
                 await node.writer.fsync()
-        await self.attributes.store_pending(self.look.directory(ino))
+        await self.attributes.store_pending(handle.node)
         await self.changes.deletes.flush()
 
     async def statfs(self) -> FsStat:

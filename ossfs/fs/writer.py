@@ -31,9 +31,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from ossfs import limits
-from ossfs.errors import AlreadyExists, NotFound, OssfsError, PosixError, PreconditionFailed, StoreError
+from ossfs.errors import (
+    AlreadyExists,
+    NoSuchUpload,
+    NotFound,
+    OssfsError,
+    PosixError,
+    PreconditionFailed,
+    StoreError,
+)
 from ossfs.fs import attrs as attributes
-from ossfs.fs.commit import copy_object, fetch, put_parts, put_whole
+from ossfs.fs.commit import check_absent_if_versioned, copy_object, fetch, put_parts, put_whole
 from ossfs.fs.conflict import keep_conflict
 from ossfs.fs.content import (
     BaseRange,
@@ -52,7 +60,7 @@ from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import FileNode, Version
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
-from ossfs.store.base import WRITE_ID, ListedObject, PutResult
+from ossfs.store.base import ListedObject, PutResult
 
 if TYPE_CHECKING:
     from ossfs.fs.handles import FileHandle
@@ -94,8 +102,6 @@ class Writer:
         """A failure has been told to a program, and nothing has succeeded since."""
         self.generation = 0
         """Counts commits; a read that spanned one starts over."""
-        self._tried: set[str] = set()
-        """The write ids of commits that were begun since the last that succeeded."""
         self._last_commit = float("-inf")
         self._timer_armed = False
         self._checkpointing = False
@@ -271,6 +277,7 @@ class Writer:
         """
         if not self.unfinished:
             return
+        self.sender.paused = True
         try:
             await self.sender.drain()
             self.sender.error = None  # what failed is Dirty again and goes up with the plan
@@ -282,6 +289,7 @@ class Writer:
             self._latch(error)
             raise
         finally:
+            self.sender.paused = False
             self.sender.account()
         self.reported = False
         for handle in self.handles:
@@ -298,15 +306,21 @@ class Writer:
                     continue  # renamed or removed while we waited
                 try:
                     await self._execute(key)
+                except NoSuchUpload:
+                    # Aborted by a lifecycle rule, or by hand: what is held of it goes up again.
+                    log.warning("the upload of %s is gone; beginning again", key)
+                    self.sender.lost()
+                    self._without_upload()
+                    continue
                 except (PreconditionFailed, NotFound) as error:
-                    if await self._adopt_own() or await self._adopt_base() or await self._rebase():
+                    if await self._adopt_base() or await self._rebase():
                         continue
                     await self._keep_conflict(error)
                     raise PosixError(
                         errno.ESTALE, f"{key}: replaced by somebody else", level=logging.WARNING
                     ) from error
                 except AlreadyExists as error:
-                    if await self._adopt_own() or await self._rebase():
+                    if await self._rebase():
                         continue
                     await self._keep_conflict(error)
                     raise
@@ -326,13 +340,12 @@ class Writer:
             self._without_upload()
         attrs = node.attrs.copy()
         forbid = self.created and not self.ctx.config.versioned
-        if self.created and self.ctx.config.versioned:
-            await self._check_absent(key)
+        if self.created:
+            await check_absent_if_versioned(self.ctx, key)
         attrs_id = secrets.token_hex(16)
         plan = self._plan()
         if plan.kind == "put":
             sent = await with_tags(self.ctx, attrs, self.original)
-            self._tried.add(attrs_id)
             result = await put_whole(
                 self.ctx,
                 key,
@@ -345,11 +358,10 @@ class Writer:
             )
             await self.sender.abort()  # begun for parts of which none is left
         else:
-            upload = await self.sender.ensure_upload()
+            upload = await self.sender.ensure_upload(key)
             parts = await put_parts(
                 self.ctx, self.hidden, upload, plan, self.base, read_staged=self.sender.staging.read
             )
-            self._tried.add(upload.write_id)
             result = await self.ctx.store.complete(
                 key, upload.upload_id, parts, forbid_overwrite=forbid, write_id=upload.write_id
             )
@@ -375,14 +387,6 @@ class Writer:
             what = f"{self.node.name}: parts of it were lost with their upload: {error}"
             raise PosixError(errno.EIO, what, level=logging.ERROR) from error
 
-    async def _check_absent(self, key: str) -> None:
-        """forbid-overwrite does nothing on a versioned bucket: look first.  A race remains."""
-        try:
-            await self.ctx.store.head(key)
-        except NotFound:
-            return
-        raise AlreadyExists("the name was taken meanwhile", operation="PutObject", key=key)
-
     async def _store_attributes(self, key: str, write_id: str) -> None:
         """Attributes alone: a copy onto itself."""
         node = self.node
@@ -400,36 +404,10 @@ class Writer:
         self.created = self.uncommitted = False
         self.appends_only = True
         self.generation += 1
-        self._tried.clear()
         self._last_commit = trio.current_time()
         note_version(self.ctx, self.node, version)
 
     # -- when the bucket holds something else than we thought
-
-    async def _adopt_own(self) -> bool:
-        """Is it an earlier commit of ours, whose answer was lost?  Then go on from that.
-
-        What is still Base now was so then, and is in that object at the same place.
-        """
-        if not self._tried:
-            return False
-        try:
-            info = await self.ctx.store.head(self.ctx.inodes.key(self.node))
-        except NotFound:
-            return False
-        write_id = info.headers.meta.get(WRITE_ID)
-        if write_id not in self._tried:
-            return False
-        if self.sender.upload is not None and self.sender.upload.write_id == write_id:
-            self.content.uploaded(info.size)
-            self.sender.completed()
-        else:
-            self.content.base_size = info.size
-        self.base = self.original = self.node.version = Version.of(info)
-        self.created = self.appends_only = False
-        self.generation += 1
-        self._tried.clear()
-        return True
 
     async def _adopt_base(self) -> bool:
         """The ETag was refused: is it the same bytes under a new token?  Then go on with that."""

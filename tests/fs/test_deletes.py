@@ -62,7 +62,9 @@ async def test_fsync_of_the_directory_waits(fs: Posix, store: MemoryStore, autoj
     store.add("d/f", b"x")
     store.add("d/g", b"x")
     await fs.unlink("d/f")
-    await fs.tree.fsyncdir(await fs.walk("d"))
+    handle = await fs.tree.opendir(await fs.walk("d"))
+    await fs.tree.fsyncdir(handle)
+    await fs.tree.releasedir(handle)
     assert store.keys() == ["d/g"]
 
 
