@@ -798,6 +798,19 @@ class Content:
         """The plan was carried out: the object holds everything, and is the base now."""
         self._reset(self._size)
 
+    def uploaded(self, size: int) -> None:
+        """The upload was completed when the file had that size, and the file may have been written to since:
+        what is still Sent is Base now.  No chunk may be in flight."""
+        for extent in self._extents:
+            if extent.kind == SENT:
+                extent.kind, extent.source, extent.offset = BASE, None, 0
+        for part in self._parts:
+            self._unhold(part)
+        self._parts, self._part_starts = [], []
+        self.base_size = size
+        self._look_again()
+        self._compact_if_due()
+
     def forget_upload(self) -> None:
         """The upload is gone.  Sent bytes are Dirty again where they are held, and Staged where they
         are in the staging file; otherwise LostBytes is raised, and nothing changes."""

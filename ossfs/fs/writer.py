@@ -60,7 +60,7 @@ from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import FileNode, Version
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
-from ossfs.store.base import ListedObject, PutResult
+from ossfs.store.base import WRITE_ID, ListedObject, PutResult
 
 if TYPE_CHECKING:
     from ossfs.fs.handles import FileHandle
@@ -102,6 +102,8 @@ class Writer:
         """A failure has been told to a program, and nothing has succeeded since."""
         self.generation = 0
         """Counts commits; a read that spanned one starts over."""
+        self._tried: set[str] = set()
+        """The write ids of commits that were begun since the last that succeeded."""
         self._last_commit = float("-inf")
         self._timer_armed = False
         self._checkpointing = False
@@ -307,20 +309,22 @@ class Writer:
                 try:
                     await self._execute(key)
                 except NoSuchUpload:
+                    if await self._adopt_own():
+                        continue
                     # Aborted by a lifecycle rule, or by hand: what is held of it goes up again.
                     log.warning("the upload of %s is gone; beginning again", key)
                     self.sender.lost()
                     self._without_upload()
                     continue
                 except (PreconditionFailed, NotFound) as error:
-                    if await self._adopt_base() or await self._rebase():
+                    if await self._adopt_own() or await self._adopt_base() or await self._rebase():
                         continue
                     await self._keep_conflict(error)
                     raise PosixError(
                         errno.ESTALE, f"{key}: replaced by somebody else", level=logging.WARNING
                     ) from error
                 except AlreadyExists as error:
-                    if await self._rebase():
+                    if await self._adopt_own() or await self._rebase():
                         continue
                     await self._keep_conflict(error)
                     raise
@@ -346,6 +350,7 @@ class Writer:
         plan = self._plan()
         if plan.kind == "put":
             sent = await with_tags(self.ctx, attrs, self.original)
+            self._tried.add(attrs_id)
             result = await put_whole(
                 self.ctx,
                 key,
@@ -362,6 +367,7 @@ class Writer:
             parts = await put_parts(
                 self.ctx, self.hidden, upload, plan, self.base, read_staged=self.sender.staging.read
             )
+            self._tried.add(upload.write_id)
             result = await self.ctx.store.complete(
                 key, upload.upload_id, parts, forbid_overwrite=forbid, write_id=upload.write_id
             )
@@ -404,10 +410,36 @@ class Writer:
         self.created = self.uncommitted = False
         self.appends_only = True
         self.generation += 1
+        self._tried.clear()
         self._last_commit = trio.current_time()
         note_version(self.ctx, self.node, version)
 
     # -- when the bucket holds something else than we thought
+
+    async def _adopt_own(self) -> bool:
+        """Is it an earlier commit of ours, whose answer was lost?  Then go on from that.
+
+        What is still Base now was so then, and is in that object at the same place.
+        """
+        if not self._tried:
+            return False
+        try:
+            info = await self.ctx.store.head(self.ctx.inodes.key(self.node))
+        except NotFound:
+            return False
+        write_id = info.headers.meta.get(WRITE_ID)
+        if write_id not in self._tried:
+            return False
+        if self.sender.upload is not None and self.sender.upload.write_id == write_id:
+            self.content.uploaded(info.size)
+            self.sender.completed()
+        else:
+            self.content.base_size = info.size
+        self.base = self.original = self.node.version = Version.of(info)
+        self.created = self.appends_only = False
+        self.generation += 1
+        self._tried.clear()
+        return True
 
     async def _adopt_base(self) -> bool:
         """The ETag was refused: is it the same bytes under a new token?  Then go on with that."""

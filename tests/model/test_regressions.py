@@ -7,8 +7,9 @@ import os
 import pytest
 import trio
 
-from ossfs.errors import ServerFault, StoreError
+from ossfs.errors import ConnectionLost, ServerFault, StoreError
 from tests.model.programs import Op, Program, Setting
+from tests.model.reference import pattern
 from tests.model.runner import run_program
 from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import mounted
@@ -137,3 +138,64 @@ async def test_the_directory_in_the_way_is_still_there_after_a_rename_that_faile
                 assert sorted(await fs.listdir()) == ["a", "b"]
             else:
                 assert await fs.listdir() == ["b"]
+
+
+def test_a_directory_s_new_mode_outlives_what_a_walk_of_the_tree_had_seen() -> None:
+    """All markers look alike in a listing; the attributes were remembered from before."""
+    run(
+        Op("mkdir", ("b", 0o755)),
+        Op("remount"),
+        Op("sleep", (75.0,)),
+        Op("check"),
+        Op("chmod", ("b", 0o600)),
+        Op("forget"),
+        Op("stat", ("b",)),
+        foreign=FOREIGN,
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("again", [0, 300])
+async def test_a_commit_whose_answer_was_lost_is_not_appended_to_itself(
+    autojump_clock: object, parts: int, again: int
+) -> None:
+    """The repeat met the first one's object, took it for somebody else's, and put the bytes after it."""
+    store = MemoryStore(min_part_size=64)
+    first = pattern(parts * 256 - 100, 1)
+    with trio.fail_after(100):
+        async with mounted(store, chunk_size=256, min_part=64) as fs:
+            for flags in (W | C | T | A, W | A):
+                before = store.data("f") if "f" in store.objects else b""
+                file = await fs.open("f", flags)
+                await file.write(first)
+                store.faults = [Fault("put", lose=True), Fault("complete", lose=True)]
+                with pytest.raises(ConnectionLost):
+                    await file.fsync()
+                store.faults = []
+                await file.fsync()
+                await file.write(pattern(again, 2))
+                await file.close()
+                assert store.data("f") == before + first + pattern(again, 2)
+                assert await fs.read_file("f") == before + first + pattern(again, 2)
+
+
+async def test_what_is_written_after_a_commit_whose_answer_was_lost_is_kept(autojump_clock: object) -> None:
+    """The lost commit is the base then; parts that it took are in it."""
+    store = MemoryStore(min_part_size=64)
+    with trio.fail_after(100):
+        async with mounted(store, chunk_size=256, min_part=64) as fs:
+            file = await fs.open("f", RW | C)
+            await file.write(pattern(1000, 1))
+            other = await fs.open("f", RW)
+            store.faults = [Fault("complete", lose=True)]
+            with pytest.raises(ConnectionLost):
+                await file.fsync()
+            store.faults = []
+            for handle in (file, other):
+                fs.tree._handles[handle.fh].error = None  # as if nobody had to hear of it
+            await file.pwrite(pattern(300, 2), 500)
+            await file.close()
+            await other.close()
+            expected = bytearray(pattern(1000, 1))
+            expected[500:800] = pattern(300, 2)
+            assert store.data("f") == expected and not store.uploads
