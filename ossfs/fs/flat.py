@@ -100,6 +100,13 @@ class FlatListings:
             for walk in self._walks:
                 walk.stale.add(prefix)
 
+    def moved(self) -> None:
+        """A directory has moved: no walk knows any more what is where."""
+        for walk in self._walks:
+            walk.failed = True
+            walk.wanted.set()
+            self._tell(walk)
+
     def walked(self, parent: DirNode | None) -> bool:
         """Was a subdirectory of *parent* listed just now?"""
         if parent is None or parent.listed_subdir is None:
@@ -178,7 +185,7 @@ class FlatListings:
             self._walks.remove(walk)
 
     async def _still_wanted(self, walk: _Walk) -> bool:
-        if self._ended.is_set() or trio.current_time() - walk.at >= self._ctx.config.ttl:
+        if walk.failed or self._ended.is_set() or trio.current_time() - walk.at >= self._ctx.config.ttl:
             return False
         while walk.pages - walk.used_at_page >= AHEAD:
             walk.wanted = trio.Event()
@@ -187,7 +194,7 @@ class FlatListings:
             with trio.move_on_after(PATIENCE) as scope:
                 await walk.wanted.wait()
             walk.stalled = False
-            if scope.cancelled_caught or self._ended.is_set():
+            if scope.cancelled_caught or walk.failed or self._ended.is_set():
                 return False
         return True
 

@@ -195,6 +195,7 @@ class Renames:
                     gone = True
                 finally:
                     old.cache.left(name, gone=gone)
+                    self.lookup.flat.moved()
                 if isinstance(target, DirNode) and target.parent is not None:
                     self.ctx.inodes.detach(target)
                 elif new.children.get(new_name) is not None:
