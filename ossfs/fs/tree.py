@@ -356,10 +356,11 @@ class Tree:
         if writable or flags & os.O_TRUNC:
             self._writable()
         self._forsake_failed(node)
-        if node.writer is not None and not node.writer.data_dirty and not node.writer.handles:
+        writer = node.writer
+        if writer is not None and not writer.data_dirty and not writer.handles:
             # Only times wait there: the open must not miss what others did for their sake.
-            await node.writer.commit()
-            await node.writer.end_if_idle()
+            await writer.commit()
+            await writer.end_if_idle()
         if not node.local:
             await self._revalidate(node, for_reading=not writable)
         if node.kind != stat.S_IFREG:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.model.reference import Directory, File, Link, Reference, pattern
+from tests.model.reference import Directory, File, Reference, pattern
 
 MIB = 1 << 20
 NS = 10**9
@@ -102,7 +102,7 @@ def make_program(seed: int, length: int, *, faults: float = 0.0, call_timeout: f
     setting = make_setting(rng, faults=faults, call_timeout=call_timeout)
     model = Reference()
     populate(model, setting)
-    maker = _Maker(rng, model, setting)
+    maker = Maker(rng, model, setting)
     ops = []
     while len(ops) < length:
         op = maker.next()
@@ -163,7 +163,9 @@ def apply(model: Reference, op: Op) -> tuple[str, Any]:
 
 
 @dataclass
-class _Maker:
+class Maker:
+    """Makes operations that fit the state of a model."""
+
     rng: random.Random
     model: Reference
     setting: Setting
@@ -318,6 +320,3 @@ def _plainer(program: Program, fails: Callable[[Program], bool]) -> Program:
         if trial != program and fails(trial):
             program = trial
     return program
-
-
-__all__ = ["Link", "Op", "Program", "Setting", "applicable", "apply", "make_program", "populate", "smaller"]

@@ -238,21 +238,28 @@ class Run:
 
     def check_bucket(self) -> None:
         """Nobody has anything open: the bucket holds the files, and nothing else."""
-        expected: dict[str, bytes] = {}
-        directories = {self.setting.prefix}
-        for path in self.model.paths():
-            node, key = self.model.find(path), self.setting.prefix + path
-            if isinstance(node, File):
-                expected[key] = bytes(node.data)
-            elif isinstance(node, Link):
-                expected[key] = node.target.encode()
-            elif isinstance(node, Directory):
-                directories.add(key + "/")
+        expected, directories = expected_objects(self.model, self.setting.prefix)
+        directories.add(self.setting.prefix)
         got = {key: found.data for key, found in self.store.objects.items() if key not in directories}
         if got != expected:
             raise Mismatch(f"in the bucket: {shown(different(got, expected))}")
         if self.store.uploads:
             raise Mismatch(f"an upload is left: {self.store.uploads}")
+
+
+def expected_objects(model: Reference, prefix: str) -> tuple[dict[str, bytes], set[str]]:
+    """The bytes of every object that a bucket should hold, and the keys that directories may have."""
+    expected: dict[str, bytes] = {}
+    directories: set[str] = set()
+    for path in model.paths():
+        node, key = model.find(path), prefix + path
+        if isinstance(node, File):
+            expected[key] = bytes(node.data)
+        elif isinstance(node, Link):
+            expected[key] = node.target.encode()
+        elif isinstance(node, Directory):
+            directories.add(key + "/")
+    return expected, directories
 
 
 def different(got: dict[Any, Any], expected: dict[Any, Any]) -> dict[Any, tuple[Any, Any]]:

@@ -215,10 +215,10 @@ class Subject:
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
 
-    async def snapshot(self) -> dict[str, Fact]:
-        """Everything that can be seen by path."""
+    async def snapshot(self, top: str = "") -> dict[str, Fact]:
+        """Everything that can be seen by path, from the directory *top* on."""
         found: dict[str, Fact] = {}
-        pending = [""]
+        pending = [top]
         while pending:
             directory = pending.pop()
             for name in await self.listdir(directory):

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from ossfs.errors import ConnectionLost, ServerFault, StoreError
+from tests.model.concurrent import run_concurrently
 from tests.model.programs import Op, Program, Setting
 from tests.model.reference import pattern
 from tests.model.runner import run_program
@@ -154,6 +155,23 @@ def test_a_directory_s_new_mode_outlives_what_a_walk_of_the_tree_had_seen() -> N
     )
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_walk_of_the_tree_does_not_hide_what_was_moved_after_it(seed: int) -> None:
+    """What a walk had listed below the new name was shown instead of what was moved there."""
+    run(
+        Op("mkdir", ("b", 0o755)),
+        Op("mkdir", ("b/d", 0o755)),
+        Op("mkdir", ("b/e", 0o755)),
+        Op("remount"),
+        Op("check"),
+        Op("rename", ("c/b", "b/d", False)),
+        Op("check"),
+        seed=seed,
+        latency=0.01,
+        foreign=FOREIGN,
+    )
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("again", [0, 300])
 async def test_a_commit_whose_answer_was_lost_is_not_appended_to_itself(
@@ -199,3 +217,9 @@ async def test_what_is_written_after_a_commit_whose_answer_was_lost_is_kept(auto
             expected = bytearray(pattern(1000, 1))
             expected[500:800] = pattern(300, 2)
             assert store.data("f") == expected and not store.uploads
+
+
+def test_an_open_meets_the_end_of_another_s_writer() -> None:
+    """It looked at the writer again after having waited for it."""
+    for seed in (2, 29, 33):
+        run_concurrently(seed, 60)
