@@ -44,9 +44,13 @@ SLACK: Final = 8 * MIB
 """The kernel has up to read_ahead_kb (4 MiB) of 1 MiB requests in flight, in no strict order."""
 GROWTH: Final = 4
 """A stream that has read n bytes may have 4 n fetched ahead, so little is wasted on who stops early."""
-UNMEASURED: Final = 64 * MIB
-"""Ahead of all streams whose speed is not known yet: 1 GB/s at 15 ms.  A service that is faster than the
-program would fill the memory before the first measurement."""
+PLENTY: Final = 64 * MIB
+"""All streams together hold this much ahead without asking for reasons: 1 GB/s at 15 ms.  More, before
+the speed is known, would fill the memory when the service is faster than the program.  Less, when the
+processors are busy and fetches take longer than the best of them, would slow the program down, and its
+window with it, and so on."""
+AT_ONCE: Final = 1.0
+"""Seconds of a slow program's reading that need no reason either."""
 STREAMS: Final = 32
 """Places in one file that are read at a time: threads with ranges of their own."""
 ABANDONED: Final = 2.0
@@ -231,10 +235,10 @@ class Reader:
     def _window(self, stream: Stream) -> int:
         """How many bytes to hold ahead of a stream's front."""
         pace = self._ctx.pace
-        if stream.rate is None:
-            asked = pace.share(UNMEASURED)
-        else:
-            asked = max(MIN_WINDOW, pace.window(stream.rate, BLOCK))
+        asked = pace.share(PLENTY)
+        if stream.rate is not None:
+            asked = min(asked, int(stream.rate * AT_ONCE))
+            asked = max(MIN_WINDOW, asked, pace.window(stream.rate, BLOCK))
         share = pace.share(self._ctx.budget.limit // MEMORY_SHARE)
         return max(FIRST, min(asked, share, GROWTH * stream.run))
 

@@ -146,7 +146,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """All sizes 128 times smaller, so that a small file has a large one's problems."""
-    for name in ("FIRST", "BLOCK", "MIN_WINDOW", "SLACK", "UNMEASURED", "MIB"):
+    for name in ("FIRST", "BLOCK", "MIN_WINDOW", "SLACK", "PLENTY", "MIB"):
         monkeypatch.setattr(reader_module, name, getattr(reader_module, name) // 128)
     monkeypatch.setattr(budget_module, "POOLED", budget_module.POOLED // 128)
 
