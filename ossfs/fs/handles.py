@@ -75,6 +75,9 @@ class FileHandle:
             try:
                 return await self._reader.read(offset, length)
             except (PreconditionFailed, NotFound) as error:
+                if node.version == version:
+                    async with self._ctx.keys.hold(version.key):
+                        pass  # a rename of our own may be about to say where the bytes are now
                 if node.version != version:
                     continue  # our own commit or rename moved it meanwhile
                 if not await self._adopt(version):

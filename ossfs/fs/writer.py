@@ -241,6 +241,9 @@ class Writer:
             try:
                 out = [await self._piece(piece) for piece in pieces]
             except (PreconditionFailed, NotFound):
+                if generation == self.generation and self.base is not None:
+                    async with self.ctx.keys.hold(self.base.key):
+                        pass  # a rename of our own may be about to say where the bytes are now
                 if generation != self.generation or await self._adopt_base():
                     continue
                 raise PosixError(errno.ESTALE, "the object was replaced", level=logging.WARNING) from None

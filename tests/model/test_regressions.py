@@ -223,3 +223,43 @@ def test_an_open_meets_the_end_of_another_s_writer() -> None:
     """It looked at the writer again after having waited for it."""
     for seed in (2, 29, 33):
         run_concurrently(seed, 60)
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+@pytest.mark.parametrize("dirty", [False, True])
+async def test_an_open_file_is_read_while_it_is_renamed(
+    autojump_clock: object, what: str, dirty: bool
+) -> None:
+    """Between the delete of the old key and the end of the rename, the bytes seemed to be gone."""
+    store = MemoryStore(min_part_size=64)
+    data = pattern(2000, 1)
+    store.add("d/f", data)
+    reading = 0
+    with trio.fail_after(100):
+        async with mounted(store, chunk_size=256, min_part=64) as fs:
+            file = await fs.open("d/f", RW)
+
+            async def read() -> None:
+                nonlocal reading
+                while not done:
+                    assert await file.pread(2000, 0) == data
+                    reading += 1
+                    await trio.sleep(0.01)
+
+            done = False
+
+            async def slowly(op: str, key: str) -> None:
+                await trio.sleep(0.3 if "delete" in op or "copy" in op else 0)
+
+            store.before = store.after = slowly
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                for names in (
+                    (("d", "e"), ("e", "d")) if what == "directory" else (("d/f", "g"), ("g", "d/f"))
+                ):
+                    if dirty:
+                        await file.pwrite(data[100:110], 100)
+                    await fs.rename(*names)
+                done = True
+            await file.close()
+            assert store.data("d/f") == data and reading > 5
