@@ -129,7 +129,6 @@ def test_fsync_puts_the_bytes_into_the_bucket_before_close(mount: Mount, place: 
     assert mount.read(place / "f") == b"onetwo" + b"x" * CHUNK + b"three"
 
 
-@pytest.mark.xfail(strict=True, reason="the directory's handle is taken for its inode number")
 def test_fsync_of_a_directory(mount: Mount, place: Path) -> None:
     with open(place / "f", "wb") as file:
         file.write(b"dirty")

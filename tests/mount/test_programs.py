@@ -249,9 +249,12 @@ def test_dd_in_the_middle_of_a_large_file(mount: Mount, place: Path) -> None:
     assert path.read_bytes() == data
 
 
-def test_appending_redirections(mount: Mount, place: Path) -> None:
+def test_appending_redirections_one_after_the_other(mount: Mount, place: Path) -> None:
     shell("for n in 1 2 3; do echo $n >> small; done", cwd=place)
     assert mount.read(place / "small") == b"1\n2\n3\n"
+
+
+def test_appending_redirections(mount: Mount, place: Path) -> None:
     data = random.Random(3).randbytes(CHUNK + 1)
     (place / "large").write_bytes(data)
     mount.remount()

@@ -440,11 +440,18 @@ class Mount:
     def mount(self) -> None:
         """Mount in the foreground, in a process of ours, and return once it is mounted."""
         assert not self.running()
+        before = len(self.log())
         with open(self.log_file, "ab") as log:
             process = spawn([*self.command(), "-f"], stdout=log, stderr=log, env=self.environment)
         self._process = process
-        wait_for(lambda: is_mounted(self.path) or process.poll() is not None, f"a mount at {self.path}")
-        assert process.poll() is None, f"the mount has ended with {process.poll()}: {self.log()}"
+        # The log's word of it, since a dead mount may be there before.
+        wait_for(
+            lambda: "is mounted at" in self.log()[before:] or process.poll() is not None,
+            f"a mount at {self.path}",
+        )
+        assert process.poll() is None and is_mounted(self.path), (
+            f"the mount has ended with {process.poll()}: {self.log()}"
+        )
 
     def umount(self, status: int = 0) -> str:
         """`ossfs umount`, and the end of the process; what the command said."""
