@@ -1,4 +1,4 @@
-"""Whole small objects in memory, from the GET that asked for their attributes.
+"""Small objects, and the beginnings of large ones, from the GET that asked for their attributes.
 
 Threading: trio thread only.
 """
@@ -20,7 +20,7 @@ BODY_AGE = 2.0
 
 
 class Bodies:
-    """Whole small objects that a GET brought along, for the open and the reads that follow.
+    """What a GET brought along, for the open and the reads that follow.
 
     Charged to the budget, and the first to go when memory is short.
     """
@@ -32,23 +32,27 @@ class Bodies:
         budget.reclaimers[self._reclaim] = None
 
     def put(self, node: FileNode, body: bytes) -> None:
-        """Keep the body of the node's present version, if there is room."""
+        """Keep the body of the node's present version, or its beginning, if there is room."""
         self.drop(node)
         now = trio.current_time()
         self._prune(now)
         if self._bytes + len(body) > BODIES or not self._budget.try_take(len(body)):
             return
-        node.body = body
+        if len(body) == node.size:
+            node.body = body
+        else:
+            node.head = body
         self._bytes += len(body)
         self._kept[node] = now
 
     def drop(self, node: FileNode) -> None:
         """The body is used up, or no longer true."""
         if self._kept.pop(node, None) is not None:
-            assert node.body is not None
-            self._bytes -= len(node.body)
-            self._budget.give(len(node.body))
-        node.body = None
+            kept = node.body if node.body is not None else node.head
+            assert kept is not None
+            self._bytes -= len(kept)
+            self._budget.give(len(kept))
+        node.body = node.head = None
 
     def clear(self) -> None:
         """Drop all."""

@@ -133,6 +133,8 @@ class Context:
     inodes: Inodes
     keys: KeyQueue = field(default_factory=KeyQueue)
     wall_ns: Callable[[], int] = time.time_ns
+    failed: list[str] = field(default_factory=list)
+    """Paths of files whose last bytes did not reach the bucket when nobody listened; told by umount."""
     pace: Pace = field(init=False)
     bodies: Bodies = field(init=False)
 

@@ -69,8 +69,13 @@ class FileHandle:
                 return b""
             if node.body is not None:
                 return memoryview(node.body)[offset : offset + length]
+            head = node.head
+            if head is not None and self._reader is None and offset + length <= len(head):
+                return memoryview(head)[offset : offset + length]
             if self._reader is None or self._reader.version != version:
                 self._close_reader()
+                if head is not None:
+                    self._ctx.bodies.drop(node)
                 self._reader = Reader(self._ctx, version)
             try:
                 return await self._reader.read(offset, length)

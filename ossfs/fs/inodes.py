@@ -109,6 +109,7 @@ class FileNode(Node):
         "body",
         "exclusive",
         "handles",
+        "head",
         "hidden_key",
         "kind",
         "object_type",
@@ -136,6 +137,8 @@ class FileNode(Node):
         """trio time at which the bucket was last asked about this very key."""
         self.body: bytes | None = None
         """The whole object, when a recent GET brought it along; of `version`."""
+        self.head: bytes | None = None
+        """The same of a large object: its first bytes."""
         self.pages_etag: str | None = None
         """The version that the kernel's pages came from."""
         self.exclusive = False

@@ -370,25 +370,32 @@ class Lookup:
         return True
 
     def _small(self, node: FileNode) -> bool:
+        return node.size <= WITH_BODY and self._readable(node)
+
+    def _readable(self, node: FileNode) -> bool:
         return (
-            0 < node.size <= WITH_BODY
+            node.size > 0
             and node.storage_class in LIVE_CLASSES
             and node.object_type in ("Normal", "Multipart")
         )
 
-    async def revalidate(self, node: FileNode, within: float = 0.0, *, for_reading: bool = False) -> None:
-        """Ask the bucket, unless it was asked less than *within* seconds ago for another reason.
+    async def revalidate(
+        self, node: FileNode, within: float = 0.0, *, for_reading: bool = False, truncating: bool = False
+    ) -> None:
+        """Ask the bucket about a file that is being opened.
 
-        Such an answer counts once: two opens ask twice.  for_reading: a small file's bytes come along.
+        for_reading: the first bytes come along.  A stat less than *within* seconds ago that brought all
+        bytes, or before a truncation, counts as the answer, once: two opens ask twice.
         """
         asked, node.validated_at = node.validated_at, float("-inf")
         parent = node.parent
         if node.attrs is not None and trio.current_time() - asked < within:
             if for_reading and parent is not None and self._small(node):
                 parent.reads = min(parent.reads + 2, 64)
-            return
+            if truncating or (for_reading and node.body is not None):
+                return
         async with self._single(self._fetching, node.ino):
-            await self._refresh(node, with_body=for_reading and self._small(node), fresh=True)
+            await self._refresh(node, with_body=for_reading and self._readable(node), fresh=True)
             node.validated_at = float("-inf")
 
     async def _refresh(self, node: FileNode, *, with_body: bool = False, fresh: bool = False) -> None:
@@ -400,7 +407,7 @@ class Lookup:
         body = None
         try:
             if with_body:
-                info, body = await self.meta.small_object(key)
+                info, body = await self.meta.first_bytes(key)
             else:
                 info = await self.meta.head(key, fresh=fresh)
         except NotFound:
@@ -430,7 +437,7 @@ class Lookup:
             parent.cache.entries[node.name] = Known(obj, at)
             self.supersede(node)
             raise PosixError(errno.ESTALE, info.key)
-        if node.body is not None and found != old:
+        if found != old:
             self.ctx.bodies.drop(node)
         node.version = found
         node.size = found.size

@@ -142,8 +142,8 @@ class Metadata:
             await flight.done.wait()
             await trio.lowlevel.checkpoint()  # who sent it notes what it said
 
-    async def small_object(self, key: str) -> tuple[ObjectInfo, bytes | None]:
-        """Attributes and, when it is at most WITH_BODY long, all bytes, in one GET."""
+    async def first_bytes(self, key: str) -> tuple[ObjectInfo, bytes | None]:
+        """Attributes and the first WITH_BODY bytes, in one GET; no bytes where only a HEAD succeeds."""
         buffer = bytearray(WITH_BODY)
         try:
             info, count = await self._ctx.store.get(key, memoryview(buffer))
@@ -151,7 +151,7 @@ class Metadata:
             raise
         except StoreError:
             return await self.head(key, fresh=True), None  # archived, say: HEAD knows more
-        return info, bytes(memoryview(buffer)[:count]) if count == info.size else None
+        return info, bytes(memoryview(buffer)[:count])
 
     # -- ahead of who walks a listing
 

@@ -88,8 +88,6 @@ class Tree:
         self._next_handle = 1
         self._bucket_stat = BucketStat(0, 0)
         self._stat_at = float("-inf")
-        self.failed_names: list[str] = []
-        """Files whose last bytes did not reach the bucket; told by umount."""
 
     # -- names
 
@@ -362,7 +360,7 @@ class Tree:
             await writer.commit()
             await writer.end_if_idle()
         if not node.local:
-            await self._revalidate(node, for_reading=not writable)
+            await self._revalidate(node, for_reading=not writable, truncating=bool(flags & os.O_TRUNC))
         if node.kind != stat.S_IFREG:
             raise PosixError(errno.ESTALE if node.kind == stat.S_IFLNK else errno.ENXIO)
         if writable and node.object_type == "Symlink":
@@ -376,11 +374,13 @@ class Tree:
             node.pages_etag = node.version.etag
         return handle, keep
 
-    async def _revalidate(self, node: FileNode, *, for_reading: bool = False) -> None:
+    async def _revalidate(
+        self, node: FileNode, *, for_reading: bool = False, truncating: bool = False
+    ) -> None:
         if node.detached:
             raise PosixError(errno.ESTALE)
         try:
-            await self.look.revalidate(node, within=VALIDATED, for_reading=for_reading)
+            await self.look.revalidate(node, within=VALIDATED, for_reading=for_reading, truncating=truncating)
         except PosixError as error:
             if error.errno == errno.ENOENT:
                 # With ENOENT open(O_CREAT) would fail; with ESTALE the kernel looks up, and creates.
@@ -509,9 +509,7 @@ class Tree:
         if handle is None:
             return
         node = handle.node
-        path = node.path()
-        if not await handle.release():
-            self.failed_names.append(path)
+        await handle.release()
         if node.hidden_key is not None and not node.handles:
             await self.ctx.jobs.run(lambda: self.changes.orphan_released(node))
 
@@ -627,7 +625,7 @@ class Tree:
             await self.hidden.sweep()
         except StoreError as error:
             log.warning("%s", error)
-        return sorted(set(failed) | set(self.failed_names))
+        return sorted(set(failed) | set(self.ctx.failed))
 
 
 def make_tree(

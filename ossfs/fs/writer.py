@@ -667,7 +667,7 @@ class Writer:
         try:
             await self._commit()
         except OssfsError as error:
-            self.ctx.metrics.add("commits_failed_at_release")
+            self.ctx.failed.append(self.node.path())
             log.error("%s: not in the bucket: %s", self.node.path(), error)
             if not self.handles:
                 await self.discard_quietly()

@@ -104,8 +104,8 @@ class FaultyRun(Run):
             self.on = False
             got, error = await self.attempt(subject, op)  # extents and upload are kept: it may work now
             self.on = True
-        lost = len(subject.tree.failed_names) > self.failed_names
-        self.failed_names = len(subject.tree.failed_names)
+        lost = len(subject.tree.ctx.failed) > self.failed_names
+        self.failed_names = len(subject.tree.ctx.failed)
         if got == expected and not lost:
             if file is not None:
                 file.past.clear()
@@ -161,7 +161,7 @@ class FaultyRun(Run):
         self.store.uploads.clear()  # lost answers of Initiate, without anybody to repeat the question
         await self._clean_write(subject)
         self.unsure = False
-        self.failed_names = len(subject.tree.failed_names)
+        self.failed_names = len(subject.tree.ctx.failed)
         self.on = True
 
     async def _drop_conflicts(self, subject: Subject, seen: Reference) -> None:
