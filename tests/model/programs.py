@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.model.reference import Directory, File, Reference, pattern
 
+KIB = 1 << 10
 MIB = 1 << 20
 NS = 10**9
 SLOTS = 6

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 UMASK = 0o022
 OWNER = 1000
-"""uid and gid of everything that is made here."""
 _NOISE = random.Random(7).randbytes(1 << 18)
 
 
@@ -22,6 +21,9 @@ def pattern(length: int, tag: int) -> bytes:
     """*length* bytes that belong to *tag*; the tag 0 stands for zeros."""
     if tag == 0:
         return bytes(length)
+    if length >= len(_NOISE):
+        start = (tag * 7919) % len(_NOISE)
+        return (_NOISE[start:] + _NOISE * (length // len(_NOISE) + 1))[:length]
     start = (tag * 7919) % (len(_NOISE) - length)
     return _NOISE[start : start + length]
 
@@ -80,11 +82,12 @@ Fact = tuple[str, int, int, int, int, int | None, bytes | str, tuple[tuple[str, 
 class Reference:
     """The model.  Methods have the names and arguments of the operations of a program."""
 
-    def __init__(self, *, remembers: bool = False) -> None:
-        """remembers: note in `File.past` what files held."""
+    def __init__(self, *, remembers: bool = False, owner: int = OWNER) -> None:
+        """remembers: note in `File.past` what files held.  owner: uid and gid of what is made."""
         self.root = Directory(0o755)
         self.slots: dict[int, Open] = {}
         self._remembers = remembers
+        self._owner = owner
 
     # -- paths
 
@@ -140,7 +143,7 @@ class Reference:
         if node is None:
             if not flags & os.O_CREAT:
                 raise OSError(errno.ENOENT, path)
-            node = parent.entries[name] = File(mode & ~UMASK, fresh=True)
+            node = parent.entries[name] = File(mode & ~UMASK, self._owner, self._owner, fresh=True)
         elif flags & os.O_CREAT and flags & os.O_EXCL:
             raise OSError(errno.EEXIST, path)
         elif isinstance(node, Directory):
@@ -210,13 +213,13 @@ class Reference:
         parent, name = self._parent(path)
         if name in parent.entries:
             raise OSError(errno.EEXIST, path)
-        parent.entries[name] = Directory(mode & ~UMASK)
+        parent.entries[name] = Directory(mode & ~UMASK, self._owner, self._owner)
 
     def symlink(self, target: str, path: str) -> None:
         parent, name = self._parent(path)
         if name in parent.entries:
             raise OSError(errno.EEXIST, path)
-        parent.entries[name] = Link(0o777, target=target)
+        parent.entries[name] = Link(0o777, self._owner, self._owner, target=target)
 
     def readlink(self, path: str) -> str:
         node = self.find(path)
