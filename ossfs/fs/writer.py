@@ -131,8 +131,9 @@ class Writer:
 
     @property
     def unfinished(self) -> bool:
-        """Is something left for close(2) to do: bytes to send, or a checkpoint to be made final?"""
-        return self.dirty or (self.rescue.active and not self.ended)
+        """Is something left for close(2) to do: bytes to send, a checkpoint to be made final, or an upload
+        to be given up, whose parts were all cut off again?"""
+        return self.dirty or (not self.ended and (self.rescue.active or self.has_upload))
 
     @property
     def data_dirty(self) -> bool:
@@ -202,6 +203,7 @@ class Writer:
                 await self._checkpoint()
             self.content.truncate(size)
             self.appends_only = False
+            self.attrs_dirty = True  # the time counts also if it is the old object again
             if size == 0 and self.base is not None:
                 self.uncommitted = True
             self._changed()
@@ -288,6 +290,8 @@ class Writer:
             self.sender.error = None  # what failed is Dirty again and goes up with the plan
             if self.dirty:
                 await self._commit_once(to_hidden)
+            if self.has_upload and not self.data_dirty:
+                await self.sender.abort()
             if self.rescue.active and not self._checkpointing:
                 await self.rescue.finished()
         except OssfsError as error:

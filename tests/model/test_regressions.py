@@ -263,3 +263,17 @@ async def test_an_open_file_is_read_while_it_is_renamed(
                 done = True
             await file.close()
             assert store.data("d/f") == data and reading > 5
+
+
+def test_a_file_that_is_cut_back_to_what_it_was_leaves_no_upload() -> None:
+    """With the old object as it was, there was nothing to commit, and nobody gave the upload up."""
+    run(
+        Op("open", (0, "a", RW | A, 0o644)),
+        Op("write", (0, 0, 300, 13)),
+        Op("sleep", (1.1,)),
+        Op("ftruncate", (0, 1283)),
+        Op("close", (0,)),
+        Op("check"),
+        Op("remount"),
+        foreign=FOREIGN,
+    )
