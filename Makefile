@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml | packages
 	@echo 'installing ossfs and its Python packages into $(VENV) (a minute or so)'
 	@test -x $(PY) || $(PYTHON3) -m venv $(VENV)
 	@$(PIP) install -qq --upgrade pip setuptools wheel
-	@$(PIP) install -qq -e '.[server,test,check]'
+	@$(PIP) install -qq -e '.[test,check]'
 	@$(PY) -c 'import crcmod._crcfunext' || echo 'note: crcmod has no C extension here; oss2 works, slowly' >&2
 	@touch $@
 

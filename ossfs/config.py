@@ -170,7 +170,7 @@ class MountConfig(BaseSettings):
     )
     log_file: FilePath | None = Field(None, description="write the log there instead of stderr or syslog")
     state_dir: FilePath = Field(
-        default_factory=default_state_dir, description="where journals and spool files are kept"
+        default_factory=default_state_dir, description="where the journal of unfinished uploads is kept"
     )
     config: FilePath | None = Field(None, description="TOML file with any of these options")
 

@@ -185,7 +185,12 @@ class _Mount:
                 self.metrics,
             )
             guard = Guard(config.op_timeout, self.metrics, self._progress)
-            options = mount_options(config.source, allow_other=config.allow_other, read_only=config.ro)
+            options = mount_options(
+                config.source,
+                allow_other=config.allow_other,
+                read_only=config.ro,
+                flags=config.mount_flags,
+            )
             try:
                 pyfuse3.init(Operations(tree, guard), config.mountpoint, options)
             except RuntimeError as error:

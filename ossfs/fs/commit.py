@@ -226,7 +226,7 @@ async def copy_object(
         return await ctx.store.copy(
             source.key,
             key,
-            etag=source.etag,
+            etag=source.etag or None,
             headers=headers,
             storage_class=storage_class,
             forbid_overwrite=forbid_overwrite,

@@ -108,6 +108,14 @@ class Lookup:
         """The name stands for something else now: the next lookup gives it another inode."""
         self.ctx.inodes.detach(node)
 
+    def forsake(self, node: FileNode) -> None:
+        """The writer of this file has failed: the name shows what the bucket has from now on."""
+        if node.writer is not None:
+            node.writer.forsake()
+        if node.parent is not None:
+            node.parent.cache.forget(node.name)
+            self.supersede(node)
+
     # -- lookup
 
     async def lookup(self, parent: DirNode, name: str) -> Node:
@@ -118,6 +126,9 @@ class Lookup:
             raise PosixError(errno.ENOENT, "no key begins with a backslash")
         for _ in range(5):
             child = parent.children.get(name)
+            if isinstance(child, FileNode) and child.writer is not None and child.writer.given_up:
+                self.forsake(child)
+                child = None
             if isinstance(child, FileNode) and child.local:
                 return child
             known = await self._resolve(parent, name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import trio
 
@@ -122,7 +123,10 @@ class Renames:
                     gone = True
                     self.ctx.inodes.move(node, new, new_name)
                     self.lookup.memory.forget(source_key)
+                    kind = node.object_type
                     note_version(self.ctx, node, moved)
+                    if kind == "Symlink":
+                        node.object_type = kind
                     if node.writer is not None:
                         node.writer.base_moved(moved)
                         node.writer.attrs_dirty = stored != node.attrs
@@ -146,6 +150,8 @@ class Renames:
             if target is not None and target.parent is not None:
                 # Its object is replaced in one step by the copy; who has it open keeps its bytes.
                 await stack.enter_async_context(self.changes.taking_away(target))
+            if node.object_type == "Symlink":
+                version, attrs = replace(version, etag=""), None  # the ETag that was shown is the target's
             made = await copy_object(
                 self.ctx,
                 version,

@@ -395,13 +395,8 @@ class Tree:
 
     def _forsake_failed(self, node: FileNode) -> None:
         """New opens start from the bucket: a writer whose failure was reported keeps its old handles only."""
-        writer = node.writer
-        if writer is not None and writer.reported:
-            writer.forsake()
-            parent, name = node.parent, node.name
-            if parent is not None:
-                parent.cache.forget(name)
-                self.look.supersede(node)
+        if node.writer is not None and node.writer.reported:
+            self.look.forsake(node)
             raise PosixError(errno.ESTALE)
 
     def _writer(self, node: FileNode, *, created: bool = False) -> Writer:

@@ -100,6 +100,8 @@ class Writer:
         self.lock = trio.Lock()
         self.reported = False
         """A failure has been told to a program, and nothing has succeeded since."""
+        self.given_up = False
+        """close(2) has told it: the name shows what the bucket has."""
         self.generation = 0
         """Counts commits; a read that spanned one starts over."""
         self._tried: set[str] = set()
@@ -618,7 +620,14 @@ class Writer:
         handle.dirty_flushes += 1
         recent = trio.current_time() - self._last_commit < LAZY_FLUSH
         if self.ctx.config.flush_always or handle.dirty_flushes <= EAGER_FLUSHES or not recent:
-            await self.commit()
+            try:
+                await self.commit()
+            except OssfsError:
+                self.given_up = True
+                if self.node.parent is not None:
+                    # Whoever looks now is to see what the bucket has, not what close(2) refused.
+                    self.ctx.kernel.invalidate_entry(self.node.parent.ino, self.node.name.encode())
+                raise
         else:
             self._arm_timer()
 

@@ -14,7 +14,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyfuse3
 
@@ -29,11 +29,18 @@ default of 12, 16 threads at 15 ms read 670 pages a second, with this 870."""
 FUSE_CONTROL = "/sys/fs/fuse/connections"
 
 
-def mount_options(source: str, *, allow_other: bool, read_only: bool) -> set[str]:
+FLAGS = frozenset(
+    "suid nosuid dev nodev exec noexec atime noatime diratime nodiratime sync async dirsync".split()
+)
+"""Flags of mount(8) that libfuse hands to the kernel; it refuses others, such as relatime."""
+
+
+def mount_options(source: str, *, allow_other: bool, read_only: bool, flags: Iterable[str] = ()) -> set[str]:
     """Options for pyfuse3.init.  Permissions are always checked by the kernel."""
     # A comma would end the option in libfuse's parser.
     options = {"fsname=" + source.replace("\\", "\\\\").replace(",", "\\,"), "subtype=ossfs"}
     options.add("default_permissions")
+    options.update(FLAGS.intersection(flags))
     if allow_other:
         options.add("allow_other")
     if read_only:

@@ -277,3 +277,33 @@ async def test_df_shows_one_pib_beside_what_is_used(
     await trio.sleep(1)
     shown = await fs.tree.statfs()
     assert (shown.used, shown.total - shown.used, shown.files) == (1000, 1 << 50, 1)
+
+
+async def test_a_native_symlink_is_renamed_as_a_link(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("target", b"bytes")
+    store.add("link", b"", symlink_target="target")
+    await fs.rename("link", "moved")
+    assert store.objects["moved"].symlink_target == "target" and "link" not in store.objects
+    assert await fs.read_file("moved") == b"bytes"
+    with errno_is(errno.EPERM):
+        await fs.truncate("moved", 0)
+
+
+async def test_a_name_whose_close_failed_shows_what_the_bucket_has(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """At once, not when the kernel gets round to RELEASE."""
+    store.add("old", b"old")
+    for name in ("old", "new"):
+        file = await fs.open(name, W | os.O_CREAT)
+        await file.write(b"changed")
+        store.faults.append(Fault(op="put", error=AccessDenied))
+        with errno_is(errno.EACCES):
+            await fs.tree.flush(file.fh)
+        assert (await fs.exists("new")) is False
+        assert await fs.read_file("old") == b"old"
+        assert (1, name.encode()) in fs.kernel.entries
+        await fs.tree.release(file.fh)
+    assert store.keys() == ["old"]

@@ -383,16 +383,6 @@ def test_serve_options_belong_together(
     assert "OSS_ACCESS_KEY_SECRET" in failure(capsys, "serve", str(tmp_path))
 
 
-def test_serve_without_its_extra(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ossfs
-
-    monkeypatch.delattr(ossfs, "server", raising=False)
-    monkeypatch.setitem(sys.modules, "ossfs.server", None)
-    assert "ossfs[server]" in failure(capsys, "serve", str(tmp_path))
-
-
 def test_what_serve_prints(tmp_path: Path) -> None:
     text = cli.serving_text("/d", "http://127.0.0.1:1", ("id", "se'cret"), "bkt", None)
     assert text.startswith("serving /d at http://127.0.0.1:1\n")
