@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ossfs.errors import OssfsError, PosixError, StoreError
+from ossfs.errors import NotFound, OssfsError, PosixError, PreconditionFailed, StoreError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.budget import Budget
@@ -159,10 +159,22 @@ class Tree:
             if node.attrs.header_target is not None:
                 node.target = node.attrs.header_target
             else:
-                assert node.version is not None
-                body = await fetch(self.ctx, node.version, 0, node.version.size)
-                node.target = bytes(body).decode("utf-8", "surrogateescape")
+                node.target = await self._read_target(node)
         return node.target.encode("utf-8", "surrogateescape")
+
+    async def _read_target(self, node: FileNode) -> str:
+        while True:
+            version = node.version
+            assert version is not None
+            try:
+                body = await fetch(self.ctx, version, 0, version.size)
+            except (PreconditionFailed, NotFound):
+                async with self.ctx.keys.hold(version.key):
+                    pass  # our own rename or change of its times may be under way
+                if node.version == version:
+                    raise
+            else:
+                return bytes(body).decode("utf-8", "surrogateescape")
 
     async def unlink(self, parent: int, raw: bytes) -> None:
         """unlink(2)."""

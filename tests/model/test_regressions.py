@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from ossfs.errors import ConnectionLost, ServerFault, StoreError
+from ossfs.fs.tree import SetAttr
 from tests.model.concurrent import run_concurrently
 from tests.model.programs import Op, Program, Setting
 from tests.model.reference import pattern
@@ -277,3 +278,21 @@ def test_a_file_that_is_cut_back_to_what_it_was_leaves_no_upload() -> None:
         Op("remount"),
         foreign=FOREIGN,
     )
+
+
+async def test_a_symlink_is_read_while_its_times_are_stored(autojump_clock: object) -> None:
+    """Setting them gives the object another ETag."""
+    store = MemoryStore(copy_changes_etag=True)
+    with trio.fail_after(100):
+        async with mounted(store) as fs:
+            await fs.symlink("target", "link")
+            await trio.sleep(70)
+            await fs.forget_all()
+            await fs.setattr("link", SetAttr(mtime_ns=10**18))
+
+            async def slowly(op: str, key: str) -> None:
+                if op == "get":
+                    await trio.sleep(5)
+
+            store.before = slowly
+            assert await fs.readlink("link") == "target"
