@@ -43,8 +43,13 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("fault", REFUSALS)
-@pytest.mark.parametrize("over", ["an old file", "nothing"])
+@pytest.mark.parametrize(
+    ("fault", "over"),
+    [
+        *(pytest.param(*case.values, "an old file", id=case.id) for case in REFUSALS),
+        pytest.param(*REFUSALS[0].values, "nothing", id="part-forbidden-of-a-new-file"),
+    ],
+)
 def test_cp_fails_when_the_upload_fails(
     mount: Mount, service: Service, source: Path, fault: dict[str, object], over: str
 ) -> None:
@@ -63,7 +68,7 @@ def test_cp_fails_when_the_upload_fails(
     wait_for(lambda: not service.uploads(), "the upload's end")
     service.faults()
     # What is seen here is what is there, and the next try succeeds.
-    assert target.exists() == (over == "an old file")
+    wait_for(lambda: target.exists() == (over == "an old file"), "the end of what has failed")
     if over == "an old file":
         assert target.read_bytes() == OLD
     run("cp", source, target)
