@@ -265,6 +265,8 @@ class Changes:
         if node.writer is not None and not node.handles:
             node.writer.abandon()
         self.ctx.inodes.detach(node)
+        if orphan is not None and not node.handles:  # closed meanwhile
+            self.ctx.jobs.start(lambda: self.orphan_released(node))
 
     async def orphan_released(self, node: FileNode) -> None:
         """The last descriptor of a removed file is closed: its hidden object goes."""

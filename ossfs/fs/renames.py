@@ -19,6 +19,7 @@ import trio
 from ossfs import limits
 from ossfs.errors import NotFound, ObjectArchived, OssfsError, PosixError, StoreError
 from ossfs.fs import attrs as attributes
+from ossfs.fs.attrs import Attrs
 from ossfs.fs.changes import Changes, new_write_id
 from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.context import run_all
@@ -119,21 +120,40 @@ class Renames:
                         raise PosixError(errno.ENOENT)
                     stored = node.attrs.copy() if node.attrs is not None else None
                     moved = await self._copy_file(node, version, target, target_key, no_replace)
-                    await self.ctx.store.delete(source_key)
+                    # In the step in which the old target loses the name, so that nobody finds neither.
+                    self._moved(node, new, new_name, moved, stored)
+                    try:
+                        await self.ctx.store.delete(source_key)
+                    except OssfsError:
+                        self._move_back(node, old, name, new, version)
+                        raise
                     gone = True
-                    self.ctx.inodes.move(node, new, new_name)
                     self.lookup.memory.forget(source_key)
-                    kind = node.object_type
-                    note_version(self.ctx, node, moved)
-                    if kind == "Symlink":
-                        node.object_type = kind
-                    if node.writer is not None:
-                        node.writer.base_moved(moved)
-                        node.writer.attrs_dirty = stored != node.attrs
             finally:
                 old.cache.left(name, gone=gone)
             self.changes.entry_changed(old)
             self.changes.entry_changed(new)
+
+    def _moved(self, node: FileNode, new: DirNode, name: str, version: Version, stored: Attrs | None) -> None:
+        there = new.children.get(name)
+        if there is not None:
+            self.lookup.supersede(there)
+        self.ctx.inodes.move(node, new, name)
+        kind = node.object_type
+        note_version(self.ctx, node, version)
+        if kind == "Symlink":
+            node.object_type = kind
+        if node.writer is not None:
+            node.writer.base_moved(version)
+            node.writer.attrs_dirty = stored != node.attrs
+
+    def _move_back(self, node: FileNode, old: DirNode, name: str, new: DirNode, version: Version) -> None:
+        """The old name could not be removed: what the kernel knows under it stays there."""
+        if node.parent is not new or name in old.children or node.writer is not None:
+            return  # in use under its new name already
+        new.cache.forget(node.name)
+        self.ctx.inodes.move(node, old, name)
+        note_version(self.ctx, node, version)
 
     async def _copy_file(
         self, node: FileNode, version: Version, target: FileNode | None, key: str, no_replace: bool

@@ -377,6 +377,7 @@ class Tree:
             raise PosixError(errno.ESTALE if node.kind == stat.S_IFLNK else errno.ENXIO)
         if writable and node.object_type == "Symlink":
             raise PosixError(errno.EPERM, "a native symlink is shown as its target, read-only")
+        await self._undisturbed(node)
         keep = node.version is not None and node.pages_etag == node.version.etag
         if flags & os.O_TRUNC:
             await self._open_truncated(node)
@@ -385,6 +386,17 @@ class Tree:
         if node.version is not None and not node.local:
             node.pages_etag = node.version.etag
         return handle, keep
+
+    async def _undisturbed(self, node: FileNode) -> None:
+        """A removal that began while nobody had the file open would not keep its bytes for who opens now."""
+        while not (node.detached or node.handles or node.local):
+            key = self.ctx.inodes.key(node)
+            if not self.ctx.keys.busy(key):
+                return
+            async with self.ctx.keys.hold(key):
+                pass
+        if node.detached:
+            raise PosixError(errno.ESTALE)
 
     async def _revalidate(
         self, node: FileNode, *, for_reading: bool = False, truncating: bool = False

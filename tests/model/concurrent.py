@@ -80,6 +80,9 @@ class Together:
         self.moving: dict[str, bytearray] = {}
         self.models = [Reference() for _ in range(programs)]
         self.appending = trio.Lock()
+        self.naming = trio.Lock()
+        """The kernel's lock of the directory that files are published in."""
+        self.published: dict[str, list[bytes]] = {}
         self.place = "r"
 
     def now(self) -> float:
@@ -150,6 +153,10 @@ class Together:
                 await self._write_range(posix, number, rng)
             elif kind < 0.20:
                 await self._write_where_it_is_moved(posix, f"{number}-{done}", rng)
+            elif kind < 0.24:
+                await self._publish(posix, f"new-{number}-{done}", rng)
+            elif kind < 0.30:
+                await self._read_published(posix, rng)
             else:
                 op = maker.next()
                 if op.name in ("forget", "remount") or not applicable(model, op):
@@ -232,6 +239,40 @@ class Together:
                 raise Mismatch(f"{name}, in a directory that is moved, reads wrongly")
         await file.close()
 
+    async def _publish(self, posix: Posix, temporary: str, rng: random.Random) -> None:
+        """A new version under a name of its own, which then replaces the old."""
+        name = rng.choice(["public-a", "public-b"])
+        data = pattern(rng.randrange(3 * self.setting.chunk), rng.randrange(1, 10_000))
+        async with self.naming:
+            file = await posix.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        await file.pwrite(data, 0)
+        if rng.random() < 0.7:
+            await file.close()
+        versions = self.published.setdefault(name, [])
+        async with self.naming:
+            versions.append(data)
+            await posix.rename(temporary, name)
+        if file.copies:
+            await file.close()
+
+    async def _read_published(self, posix: Posix, rng: random.Random) -> None:
+        """Whatever is replaced meanwhile, a reader sees one version, and one always."""
+        name = rng.choice(["public-a", "public-b"])
+        before = len(self.published.get(name, []))
+        try:
+            file = await posix.open(name)
+        except OssfsError as error:
+            if errno_of(error) == errno.ESTALE or before < 2:
+                return  # replaced twice while it was opened; or not there yet
+            raise
+        size = (await file.stat()).size
+        data = await file.pread(size // 2, 0)
+        await trio.sleep(rng.choice([0, 0.01, 1.0]))
+        data += await file.pread(size - size // 2, size // 2)
+        await file.close()
+        if data not in self.published[name]:
+            raise Mismatch(f"{name} reads as {shown(data)}, which nobody has written")
+
     async def _rename(self, posix: Posix) -> None:
         while self.left:
             await trio.sleep(self.rng.choice([0.1, 1.0, 5.0]))
@@ -253,6 +294,9 @@ class Together:
         log = got.pop(f"{prefix}log", b"")
         if sorted(log.splitlines(keepends=True)) != sorted(self.lines):
             raise Mismatch(f"the log has {len(log.splitlines())} lines of {len(self.lines)}, or others")
+        for name, versions in self.published.items():
+            if got.pop(prefix + name) != versions[-1]:
+                raise Mismatch(f"{name} is not what was published last")
         shared = got.pop(f"{prefix}shared")
         if shared != b"".join(self.ranges)[: len(shared)]:
             raise Mismatch("the shared file is wrong")

@@ -296,3 +296,54 @@ async def test_a_symlink_is_read_while_its_times_are_stored(autojump_clock: obje
 
             store.before = slowly
             assert await fs.readlink("link") == "target"
+
+
+async def test_a_file_is_there_while_another_takes_its_name(autojump_clock: object) -> None:
+    """Between the copy and the end of the rename, a lookup made a second inode of the name."""
+    store = MemoryStore()
+    versions = [pattern(1000, i) for i in range(1, 5)]
+    with trio.fail_after(1000):
+        async with mounted(store, delete_sync=True, ttl=0.1) as fs:
+            await fs.write_file("public", versions[0])
+            seen = set()
+            done = False
+
+            async def read() -> None:
+                while not done:
+                    file = await fs.open("public")
+                    data = await file.pread(500, 0)
+                    await trio.sleep(0.01)
+                    seen.add(data + await file.pread(500, 500))
+                    await file.close()
+                    await trio.sleep(0.01)
+
+            async def slowly(op: str, key: str) -> None:
+                await trio.sleep(0.1 if op in ("copy", "delete") else 0)
+
+            store.before = store.after = slowly
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(read)
+                for version in versions[1:]:
+                    await fs.write_file("new", version)
+                    await fs.rename("new", "public")
+                done = True
+            assert seen == set(versions)
+            assert await fs.listdir() == ["public"]
+        assert store.keys() == ["public"]
+
+
+@pytest.mark.parametrize("op", ["copy", "delete"])
+async def test_a_rename_that_fails_leaves_both_files_to_be_read(autojump_clock: object, op: str) -> None:
+    store = MemoryStore()
+    with trio.fail_after(100):
+        async with mounted(store, delete_sync=True) as fs:
+            await fs.write_file("a", b"of a")
+            await fs.write_file("b", b"of b")
+            store.faults.append(Fault(op, error=ServerFault))
+            with pytest.raises(ServerFault):
+                await fs.rename("a", "b")
+            assert await fs.read_file("a") == b"of a"
+            assert await fs.read_file("b") == (b"of b" if op == "copy" else b"of a")
+            await fs.rename("a", "b")
+            assert await fs.listdir() == ["b"] and await fs.read_file("b") == b"of a"
