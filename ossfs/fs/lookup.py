@@ -185,7 +185,8 @@ class Lookup:
                     )
                 if child.attrs is None:
                     self._remembered(child, known)
-                elif known.at > child.attrs_at:
+                elif known.at > child.attrs_at and self.memory.knows(obj):
+                    # The same second is no proof: somebody's chmod may have come within it.
                     child.attrs_at = known.at
                 return child
             if known.at < child.attrs_at:

@@ -615,7 +615,10 @@ class Tree:
             try:
                 await writer.commit()
             except OssfsError as error:
-                failed.append(writer.node.path() or writer.node.name)
+                path = writer.node.path()
+                failed.append(path)
+                if path not in self.ctx.failed:
+                    self.ctx.failed.append(path)
                 log.error("%s: not in the bucket: %s", writer.node.name, error)
 
         async with trio.open_nursery() as nursery:

@@ -303,6 +303,9 @@ class Writer:
             self.sender.paused = False
             self.sender.account()
         self.reported = False
+        path = self.node.path()
+        if path in self.ctx.failed:
+            self.ctx.failed.remove(path)
         for handle in self.handles:
             handle.error = None
 

@@ -147,19 +147,7 @@ def test_fsync_reports_a_failed_upload(mount: Mount, service: Service) -> None:
     assert service.read("target") in (OLD, b"new")
 
 
-@pytest.mark.parametrize(
-    "status",
-    [
-        403,
-        pytest.param(
-            503,
-            marks=pytest.mark.xfail(
-                strict=False,  # it depends on which of two deadlines is the first
-                reason="a release that its deadline ends leaves no trace for umount",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("status", [403, 503])
 def test_umount_names_the_files_that_did_not_reach_the_bucket(
     mount: Mount, service: Service, status: int
 ) -> None:

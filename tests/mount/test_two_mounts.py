@@ -54,9 +54,6 @@ def test_what_one_closes_the_other_sees_within_the_ttl(
     assert os.listdir(second) == ["f"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an open within a second of another look is not checked, its read fails"
-)
 def test_what_one_closes_the_other_sees_at_its_next_open(
     pair: tuple[Mount, Mount], places: tuple[Path, Path]
 ) -> None:
@@ -120,9 +117,6 @@ def test_attributes_of_one_are_seen_by_the_other(places: tuple[Path, Path]) -> N
     assert (second / "f").read_bytes() == b"x"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a listing renews attributes that were fetched in the second of the change"
-)
 def test_attributes_set_in_the_second_of_the_write_are_seen_by_the_other(places: tuple[Path, Path]) -> None:
     first, second = places
     # Written early in a second, so that all of it happens in that second.
