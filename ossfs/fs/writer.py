@@ -485,9 +485,19 @@ class Writer:
                 return False
         key = self.ctx.inodes.key(self.node)
         try:
-            found = Version.of(await self.ctx.store.head(key))
+            info = await self.ctx.store.head(key)
         except NotFound:
             return False
+        found, ours = Version.of(info), self.node.attrs
+        theirs = attributes.decode(info, self.ctx.defaults)
+        assert ours is not None
+        if theirs.kind != ours.kind:
+            return False
+        if not (self.attrs_dirty and self.data_dirty):
+            # Mode, owner and the rest are theirs; of a closed file only times wait for their commit.
+            theirs.atime_ns, theirs.mtime_ns, theirs.ctime_ns = ours.atime_ns, ours.mtime_ns, ours.ctime_ns
+            theirs.stored_mtime = True
+            self.node.attrs = theirs
         content = self._new_content(found.size)
         for piece in tail:
             content.write(content.size, await self._piece(piece))
@@ -503,6 +513,9 @@ class Writer:
         return True
 
     async def _keep_conflict(self, cause: Exception) -> None:
+        if not self.data_dirty:
+            return  # nothing but attributes of what is not there any more
+
         async def read_staged(piece: SentRange) -> bytes | None:
             if not self.sender.staged(piece):
                 return None

@@ -9,6 +9,7 @@ import trio
 
 from ossfs.errors import ConnectionLost, ServerFault, StoreError
 from ossfs.fs.tree import SetAttr
+from ossfs.store.base import ObjectHeaders
 from tests.model.concurrent import run_concurrently
 from tests.model.programs import Op, Program, Setting
 from tests.model.reference import pattern
@@ -347,3 +348,27 @@ async def test_a_rename_that_fails_leaves_both_files_to_be_read(autojump_clock: 
             assert await fs.read_file("b") == (b"of b" if op == "copy" else b"of a")
             await fs.rename("a", "b")
             assert await fs.listdir() == ["b"] and await fs.read_file("b") == b"of a"
+
+
+async def test_times_that_waited_do_not_bring_the_old_attributes_to_another_s_file(
+    autojump_clock: object,
+) -> None:
+    """With the times, the mode and the type of the old file were put over what had replaced it."""
+    store = MemoryStore()
+    with trio.fail_after(1000):
+        async with mounted(store) as fs:
+            for name in ("file", "link"):
+                if name == "file":
+                    await fs.write_file(name, b"ours")
+                    await fs.chmod(name, 0o600)
+                else:
+                    await fs.symlink("target", name)
+                await fs.setattr(name, SetAttr(mtime_ns=10**18))
+                store.add(name, b"another's", ObjectHeaders(meta={"mode": str(0o100640), "uid": "7"}))
+            await trio.sleep(100)
+            for name in ("file", "link"):
+                found = await fs.stat(name)
+                assert (oct(found.mode), found.uid) == (oct(0o100640), 7)
+                assert await fs.read_file(name) == b"another's"
+            assert (await fs.stat("file")).mtime_ns == 10**18
+            assert await fs.listdir() == ["file", "link"]
