@@ -140,6 +140,48 @@ def _await_turn(config: MountConfig) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# cleanup
+
+
+@app.command()
+def cleanup(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="bucket, bucket:/prefix or oss://bucket/prefix")
+    ],
+    options: Annotated[
+        list[str] | None, typer.Option("-o", metavar="OPT[,OPT...]", help="as for mount")
+    ] = None,
+    older_than: Annotated[
+        str,
+        typer.Option("--older-than", metavar="AGE", help="only of mounts that ended that long ago: 1d"),
+    ] = "0s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
+) -> int:
+    """Abort the uploads, and delete the hidden objects, that dead mounts of this host left in a bucket.
+
+    The next mount does the same by itself.  What other hosts left is not touched.
+    """
+    from ossfs import logs
+    from ossfs.config import load_config
+    from ossfs.values import parse_age
+
+    try:
+        age = parse_age(older_than)
+    except ValueError as error:
+        raise ConfigError(f"--older-than {older_than} {error}") from None
+    config = load_config(source, "/", options or [])
+    _check_credentials(config)
+    logs.set_up("warning", background=False)
+
+    from ossfs.mount import clean_up
+
+    count = clean_up(config, older_than=age, dry_run=dry_run, report=print)
+    if not count:
+        print("nothing to clean up")
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------
 # umount
 
 

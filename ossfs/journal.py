@@ -16,6 +16,8 @@ import fcntl
 import json
 import logging
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ossfs.errors import NotFound, PosixError, StoreError
@@ -148,8 +150,21 @@ def _remove(path: str) -> None:
         log.debug("%s: %s", path, error.strerror)  # another mount has swept it
 
 
-async def sweep(store: ObjectStore, directory: str, bucket: str, endpoint: str) -> int:
-    """Clean up after the dead mounts of this host that had this bucket.  Returns what was removed."""
+async def sweep(
+    store: ObjectStore,
+    directory: str,
+    bucket: str,
+    endpoint: str,
+    *,
+    older_than: float = 0.0,
+    dry_run: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Clean up after the dead mounts of this host that had this bucket.  Returns what was removed.
+
+    older_than: seconds since a dead mount wrote its journal last; younger ones are left alone.
+    dry_run: say what would be done, and do nothing.  report gets one line for each thing.
+    """
     removed = 0
     try:
         names = sorted(os.listdir(directory))
@@ -170,9 +185,13 @@ async def sweep(store: ObjectStore, directory: str, bucket: str, endpoint: str) 
             continue
         try:
             left = read(path)
-            if (left.bucket, left.endpoint) == (bucket, endpoint):
-                removed += await _clean(store, left)
-                _remove(path)
+            young = time.time() - os.fstat(fd).st_mtime < older_than
+            if (left.bucket, left.endpoint) == (bucket, endpoint) and not young:
+                if dry_run:
+                    removed += _tell(left, report)
+                else:
+                    removed += await _clean(store, left, report)
+                    _remove(path)
         except FileNotFoundError:
             pass  # another mount of this host was faster
         except StoreError as error:
@@ -182,11 +201,20 @@ async def sweep(store: ObjectStore, directory: str, bucket: str, endpoint: str) 
     return removed
 
 
-async def _clean(store: ObjectStore, left: Leftovers) -> int:
+def _tell(left: Leftovers, report: Callable[[str], None]) -> int:
+    for key, upload_id in sorted(left.uploads):
+        report(f"would abort upload {upload_id} of {key}")
+    for key, (restore_to, _) in sorted(left.hidden.items()):
+        report(f"would delete {key}" + (f", or put it back as {restore_to}" if restore_to else ""))
+    return len(left.uploads) + len(left.hidden)
+
+
+async def _clean(store: ObjectStore, left: Leftovers, report: Callable[[str], None]) -> int:
     removed = 0
     for key, upload_id in sorted(left.uploads):
         await store.abort(key, upload_id)
         log.info("aborted an upload of %s that a dead mount left", key)
+        report(f"aborted upload {upload_id} of {key}")
         removed += 1
     for key, (restore_to, write_ids) in sorted(left.hidden.items()):
         if restore_to is not None and await _unfinished(store, restore_to, write_ids):
@@ -197,7 +225,9 @@ async def _clean(store: ObjectStore, left: Leftovers) -> int:
                 log.error("%s: a dead mount had not finished it, and its old version is gone", restore_to)
             else:
                 log.warning("%s: its old version is put back; a dead mount had not finished it", restore_to)
+                report(f"put the old version of {restore_to} back")
         await store.delete(key)
+        report(f"deleted {key}")
         removed += 1
     return removed
 

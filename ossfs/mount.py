@@ -80,6 +80,62 @@ def run(config: MountConfig, ready: Callable[[], None]) -> int:
     return 1 if failed else 0
 
 
+def clean_up(config: MountConfig, *, older_than: float, dry_run: bool, report: Callable[[str], None]) -> int:
+    """Remove what dead mounts of this host left in the bucket: see journal.sweep.
+
+    Raises UserError when the bucket cannot be reached.
+    """
+    credentials = load_credentials(config.bucket, config.passwd_file, os.environ)
+
+    async def work() -> int:
+        async with open_store(_store_config(config), credentials, Metrics()) as store:
+            await _preflight(store, config)
+            return await journal.sweep(
+                store,
+                config.state_dir,
+                config.bucket,
+                config.endpoint_url,
+                older_than=older_than,
+                dry_run=dry_run,
+                report=report,
+            )
+
+    return trio.run(work)
+
+
+def _store_config(config: MountConfig) -> StoreConfig:
+    return StoreConfig(
+        bucket=config.bucket,
+        endpoint=config.endpoint_url,
+        region=config.signing_region,
+        ca_file=config.ca_file,
+        encrypt=config.encrypt,
+        max_connections=config.connections,
+        call_timeout=config.op_timeout,
+    )
+
+
+async def _preflight(store: ObjectStore, config: MountConfig) -> None:
+    """One LIST proves endpoint, credentials, bucket and prefix."""
+    prefix = f"{config.prefix}/" if config.prefix else ""
+    once: ObjectStore = getattr(store, "once", store)
+    try:
+        with trio.move_on_after(PREFLIGHT_TIMEOUT) as scope:
+            await once.list(prefix, delimiter="/", max_keys=1)
+    except StoreError as error:
+        if not error.retryable or error.errno == errno.ETIMEDOUT or error.status == 0:
+            raise explain(error, config) from error
+        try:
+            await store.list(prefix, delimiter="/", max_keys=1)
+        except StoreError as again:
+            raise explain(again, config) from again
+    if scope.cancelled_caught:
+        raise MountError(
+            f"cannot mount {config.source}: {config.endpoint_url} did not answer within "
+            f"{PREFLIGHT_TIMEOUT:.0f} seconds; check endpoint, region and the network"
+        )
+
+
 class _Mount:
     def __init__(
         self,
@@ -97,18 +153,8 @@ class _Mount:
         """Is it unmounted already, while programs still hold files of it?"""
 
     async def run(self) -> list[str]:
-        config = self.config
-        store_config = StoreConfig(
-            bucket=config.bucket,
-            endpoint=config.endpoint_url,
-            region=config.signing_region,
-            ca_file=config.ca_file,
-            encrypt=config.encrypt,
-            max_connections=config.connections,
-            call_timeout=config.op_timeout,
-        )
-        async with open_store(store_config, self.credentials, self.metrics) as store:
-            await self._preflight(store)
+        async with open_store(_store_config(self.config), self.credentials, self.metrics) as store:
+            await _preflight(store, self.config)
             versioned = await self._versioning(store)
             record = self._journal()
             try:
@@ -116,25 +162,6 @@ class _Mount:
             finally:
                 if isinstance(record, journal.FileJournal):
                     record.close()
-
-    async def _preflight(self, store: ObjectStore) -> None:
-        prefix = f"{self.config.prefix}/" if self.config.prefix else ""
-        once: ObjectStore = getattr(store, "once", store)
-        try:
-            with trio.move_on_after(PREFLIGHT_TIMEOUT) as scope:
-                await once.list(prefix, delimiter="/", max_keys=1)
-        except StoreError as error:
-            if not error.retryable or error.errno == errno.ETIMEDOUT or error.status == 0:
-                raise explain(error, self.config) from error
-            try:
-                await store.list(prefix, delimiter="/", max_keys=1)
-            except StoreError as again:
-                raise explain(again, self.config) from again
-        if scope.cancelled_caught:
-            raise MountError(
-                f"cannot mount {self.config.source}: {self.config.endpoint_url} did not answer within "
-                f"{PREFLIGHT_TIMEOUT:.0f} seconds; check endpoint, region and the network"
-            )
 
     async def _versioning(self, store: ObjectStore) -> bool:
         try:

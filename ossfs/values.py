@@ -90,6 +90,18 @@ def parse_seconds(value: object) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[unit]
 
 
+_AGE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|m|h|d|w)?", re.IGNORECASE)
+
+
+def parse_age(value: str) -> float:
+    """Seconds from an age: a number with s, m, h, d or w."""
+    match = _AGE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("is no age; accepted: a number with s, m, h, d or w, as in 1d or 12h")
+    unit = (match[2] or "s").lower()
+    return float(match[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}[unit]
+
+
 def seconds_between(least: float, most: float) -> Callable[[float], float]:
     def check(seconds: float) -> float:
         if not least <= seconds <= most:

@@ -347,3 +347,27 @@ def test_a_large_file_needs_little_memory(new_mount: Callable[..., Mount], servi
     run("cmp", "-n", str(300 * MIB), mount.path / "zeros", "/dev/zero")
     assert max(written, mount.memory_peak()) < 200 * MIB
     (mount.path / "zeros").unlink()
+
+
+def test_cleanup_removes_what_a_dead_mount_left(service: Service, new_mount: Callable[..., Mount]) -> None:
+    """And says so first, on demand; what it does not know of stays."""
+    foreign = service.sdk.init_multipart_upload("somebody-elses").upload_id
+    service.write("cleanup", b"old")
+    mount = new_mount(chunk_size="5MB")
+    fd = os.open(mount.path / "cleanup", os.O_WRONLY)
+    os.write(fd, random.randbytes(12 * MIB))
+    wait_for(lambda: len(service.uploads()) == 2, "an upload in progress")
+    mount.kill()
+    with pytest.raises(OSError):
+        os.close(fd)
+    options = f"endpoint={service.url},state_dir={mount.options['state_dir']}"
+    command = [*ossfs_command(), "cleanup", "bkt", "-o", options]
+    said = run(*command, "--dry-run", env=mount.environment)
+    assert "would abort upload" in said and "cleanup" in said and len(service.uploads()) == 2
+    assert "nothing" in run(*command, "--older-than", "1d", env=mount.environment)
+    assert "aborted upload" in run(*command, env=mount.environment)
+    assert service.uploads() == ["somebody-elses"]
+    assert "nothing" in run(*command, env=mount.environment)
+    assert "accepted:" in run(*command, "--older-than", "soon", env=mount.environment, status=1)
+    assert service.read("cleanup") == b"old"
+    service.sdk.abort_multipart_upload("somebody-elses", foreign)
