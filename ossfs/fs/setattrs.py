@@ -152,6 +152,7 @@ class AttributeStore:
                     node.marker = await self.changes.put_marker(key, attrs, forbid=False)
                     node.marker_at = trio.current_time()
                 self.lookup.memory.forget(key)  # the marker before looked the same in a listing
+                self.lookup.flat.changed(node)
         if node is self.ctx.inodes.root:
             self.lookup.root_attrs = attrs.copy()
         node.attrs = attrs
