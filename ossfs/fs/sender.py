@@ -61,6 +61,8 @@ class Sender:
         self._chunks: dict[int, Chunk] = {}
         self._staged: set[int] = {0}
         self._relieving = False
+        self._landed = 0
+        """Counts parts whose request has ended."""
         self._charged = 0
 
     # -- memory
@@ -80,14 +82,14 @@ class Sender:
     async def _relieve(self) -> None:
         try:
             while not self.ended and self._ctx.budget.short:
-                before = self.content.held_bytes
+                before = self.content.held_bytes, len(self._chunks), self._landed
                 await self._drop_landed()
                 self.send_chunks(early=True)
                 if not self._in_flight:
                     await self._stage_damaged()
                     await self._spill()
                 self.account()
-                if self.content.held_bytes >= before:
+                if (self.content.held_bytes, len(self._chunks), self._landed) == before:
                     return  # the rest is in flight, and comes back by itself
         except PosixError as error:
             # Neither memory nor disk: who waits for memory is told, unless parts in flight free some.
@@ -191,6 +193,7 @@ class Sender:
             content.part_done(chunk.number)
         finally:
             self._in_flight.pop(chunk.number).set()
+            self._landed += 1
         if not self.ended:
             self.retain()
             self.send_chunks()

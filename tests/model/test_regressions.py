@@ -372,3 +372,31 @@ async def test_times_that_waited_do_not_bring_the_old_attributes_to_another_s_fi
                 assert await fs.read_file(name) == b"another's"
             assert (await fs.stat("file")).mtime_ns == 10**18
             assert await fs.listdir() == ["file", "link"]
+
+
+def test_a_directory_s_first_marker_outlives_what_a_walk_of_the_tree_had_seen() -> None:
+    """The walk had seen that there was no marker."""
+    run(
+        Op("mkdir", ("b", 0o700)),
+        Op("remount"),
+        Op("check"),
+        Op("chown", ("c", 0, 1)),
+        Op("forget"),
+        Op("check"),
+        seed=5003733,
+        foreign=FOREIGN,
+    )
+
+
+def test_parts_that_land_while_another_is_staged_make_room_too() -> None:
+    """Making room ended when one part of a block had gone to disk, since the block was still held."""
+    run(
+        Op("open", (2, "b", RW | C | T, 0o644)),
+        Op("write", (2, 53, 65, 22)),
+        Op("write", (2, 54, 218, 24)),
+        Op("write", (2, 272, 247, 25)),
+        seed=5004546,
+        chunk=64,
+        memory=512,
+        staging=True,
+    )
