@@ -30,7 +30,7 @@ from ossfs.fs.context import Context, run_all
 from ossfs.fs.dircache import ABSENT, Absent, Known
 from ossfs.fs.flat import FlatListings
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
-from ossfs.fs.meta import WITH_BODY, Metadata
+from ossfs.fs.meta import NEAR, WITH_BODY, Metadata
 from ossfs.fs.names import showable
 from ossfs.limits import LIST_PAGE
 from ossfs.store.base import ListedObject, ListPage, ObjectInfo
@@ -227,7 +227,39 @@ class Lookup:
                     return found
                 if page.next_marker is None and sure:
                     return ABSENT
+            found = await self._page_from(parent, name)
+            if found is not None:
+                return found
         return await self._ask(parent, name)
+
+    async def _page_from(self, parent: DirNode, name: str) -> Known | Absent | None:
+        """In a large directory, for who looks names up in the order of its listing: the page from *name* on.
+
+        One request then answers for a thousand names.  None: nobody walks along the listing.
+        """
+        order = parent.order
+        at = order.index.get(name) if order is not None else None
+        if order is None or at is None:
+            return None
+        steps, order.looked = at - order.looked, at
+        if not 0 < steps <= NEAR:
+            return None
+        cache, prefix = parent.cache, self.ctx.inodes.key(parent)
+        marker = ""
+        if at > 0:
+            before, known = order.entries[at - 1]
+            marker = prefix + before + ("/" if known.obj is None else "")
+        asked = trio.current_time()
+        token = cache.begin()
+        try:
+            page = await self.ctx.store.list(prefix, delimiter="/", marker=marker, max_keys=LIST_PAGE)
+            cache.merge(self.names_of(parent, page, prefix), asked, token, complete=False)
+            found = cache.entries.get(name)
+            if name in cache.leaving or (found is None and cache.touched_since(name, token)):
+                return ABSENT
+            return found if found is not None and found.at >= asked else None
+        finally:
+            cache.end(token)
 
     async def _first_page(self, parent: DirNode) -> tuple[ListPage, bool]:
         """One page of a directory: all of it, or a sign that it is large; and whether it proves absences."""

@@ -84,6 +84,8 @@ class Order:
     entries: list[tuple[str, Known]]
     index: dict[str, int]
     last: int = -1
+    looked: int = -1
+    """Of the last name that was looked up and not known."""
     upto: int = 0
     window: int = AHEAD_FIRST
 

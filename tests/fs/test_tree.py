@@ -531,3 +531,22 @@ async def test_forgotten_inodes_are_gone(fs: Posix, store: MemoryStore, autojump
     assert len(fs.tree.ctx.inodes) > 100
     await fs.forget_all()
     assert len(fs.tree.ctx.inodes) == 1
+
+
+async def test_lookups_along_an_old_listing_cost_a_request_for_a_thousand(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for i in range(3500):
+        store.add(f"d/f{i:04}", bytes(5000), last_modified=5)
+    names = await fs.listdir("d")
+    await trio.sleep(10)
+    store.remove("d/f1234")
+    store.reset_counts()
+    parent = await fs.walk("d")
+    store.reset_counts()
+    for name in names:
+        try:
+            await fs.tree.lookup(parent, name.encode())
+        except OssfsError as error:
+            assert error.errno == errno.ENOENT and name == "f1234"
+    assert sum(store.calls.values()) <= 15

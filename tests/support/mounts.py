@@ -316,6 +316,10 @@ class Service:
         """Of each connection; 0: no limit."""
         self._control(f"set?bandwidth={bytes_per_second}")
 
+    def clock_offset(self, seconds: float) -> None:
+        """How far the server's clock is ahead."""
+        self._control(f"set?clock_offset={seconds}")
+
     def fill(self, prefix: str, count: int, size: int) -> None:
         """Many objects at once, of names that are the prefix and six digits."""
         query = urllib.parse.urlencode({"bucket": BUCKET, "prefix": prefix, "n": count, "size": size})
