@@ -65,7 +65,7 @@ class Node:
     parent is None for the root and for what has been removed or superseded (`detached`).
     """
 
-    __slots__ = ("attrs", "attrs_at", "changes", "ino", "name", "nlookup", "parent")
+    __slots__ = ("attrs", "attrs_at", "changes", "ino", "name", "nlookup", "parent", "renamed_ns")
 
     def __init__(self, ino: int, parent: DirNode | None, name: str) -> None:
         self.ino = ino
@@ -78,6 +78,8 @@ class Node:
         """trio time at which the attributes were known to be true."""
         self.changes = 0
         """Counts local changes: an answer asked for before one of them is not believed."""
+        self.renamed_ns = 0
+        """When this mount last renamed it: its ctime, which a copy in the bucket does not keep."""
 
     @property
     def detached(self) -> bool:

@@ -579,7 +579,7 @@ class Lookup:
                 size=0,
                 atime_ns=attrs.atime_ns,
                 mtime_ns=max(attrs.mtime_ns, node.changed_ns),
-                ctime_ns=max(attrs.ctime_ns, node.changed_ns),
+                ctime_ns=max(attrs.ctime_ns, node.changed_ns, node.renamed_ns),
                 entry_timeout=ttl,
                 attr_timeout=timeout,
             )
@@ -597,7 +597,7 @@ class Lookup:
                 size=node.size,
                 atime_ns=modified,
                 mtime_ns=modified,
-                ctime_ns=modified,
+                ctime_ns=max(modified, node.renamed_ns),
                 entry_timeout=self._entry_timeout(node, now),
                 attr_timeout=0.0,
             )
@@ -620,7 +620,7 @@ class Lookup:
             size=size,
             atime_ns=attrs.atime_ns,
             mtime_ns=attrs.mtime_ns,
-            ctime_ns=attrs.ctime_ns,
+            ctime_ns=max(attrs.ctime_ns, node.renamed_ns),
             entry_timeout=timeout,
             attr_timeout=timeout,
         )

@@ -133,6 +133,7 @@ class Renames:
                 old.cache.left(name, gone=gone)
             self.changes.entry_changed(old)
             self.changes.entry_changed(new)
+            node.renamed_ns = self.ctx.wall_ns()
 
     def _moved(self, node: FileNode, new: DirNode, name: str, version: Version, stored: Attrs | None) -> None:
         there = new.children.get(name)
@@ -231,6 +232,7 @@ class Renames:
                 self._moved_below(node, source, destination, made)
         self.changes.entry_changed(old)
         self.changes.entry_changed(new)
+        node.renamed_ns = self.ctx.wall_ns()
 
     def _moved_below(self, node: DirNode, source: str, destination: str, copies: dict[str, Version]) -> None:
         """Every inode below a renamed directory: new keys; tokens may have changed with the copies."""

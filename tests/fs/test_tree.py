@@ -228,6 +228,23 @@ async def test_rename_keeps_the_mtime_of_an_object_without_one(
     assert (await fs.stat("b")).mtime_ns == 10**15
 
 
+async def test_rename_moves_the_ctime_of_what_it_renames(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for name in ("f", "d"):
+        if name == "d":
+            await fs.mkdir(name)
+        else:
+            await fs.write_file(name, b"x")
+        before = await fs.stat(name)
+        await trio.sleep(1)
+        await fs.rename(name, name + "2")
+        after = await fs.stat(name + "2")
+        assert after.ctime_ns > before.ctime_ns and after.mtime_ns == before.mtime_ns
+        await trio.sleep(60)
+        assert (await fs.stat(name + "2")).ctime_ns == after.ctime_ns
+
+
 async def test_rename_onto_existing(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
     store.add("a", b"A")
     store.add("b", b"B")
