@@ -21,7 +21,7 @@ from ossfs.errors import PosixError, level_of
 from ossfs.fs.attrs import Defaults
 from ossfs.fs.bodies import Bodies
 from ossfs.fs.budget import Budget
-from ossfs.fs.inodes import Inodes
+from ossfs.fs.inodes import FileNode, Inodes
 from ossfs.fs.keys import KeyQueue
 from ossfs.fs.pace import Pace
 from ossfs.fs.ports import FsConfig, Journal, Kernel
@@ -135,6 +135,8 @@ class Context:
     wall_ns: Callable[[], int] = time.time_ns
     failed: list[str] = field(default_factory=list)
     """Paths of files whose last bytes did not reach the bucket when nobody listened; told by umount."""
+    unborn: set[FileNode] = field(default_factory=set)
+    """Files that the bucket has nothing of yet: listings show them, and the directories above them."""
     pace: Pace = field(init=False)
     bodies: Bodies = field(init=False)
 

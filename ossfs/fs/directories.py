@@ -114,11 +114,18 @@ class Directories:
         handle.token = handle.node.cache.begin()
         handle.began_at = now
         handle.node.order = Order(handle.entries, handle.names)
-        # What the bucket does not have yet.
-        for name, child in handle.node.children.items():
-            if isinstance(child, FileNode) and child.local and child.version is None:
+        # What the bucket does not have yet, and directories that it has only for the sake of that.
+        for node in self.ctx.unborn:
+            child: Node = node
+            while child.parent is not None and child.parent is not handle.node:
+                child = child.parent
+            if child.parent is None or handle.node.children.get(child.name) is not child:
+                continue
+            if isinstance(child, FileNode):
                 placeholder = ListedObject(self.ctx.inodes.key(child), child.size, "", 0)
-                self._emit(handle, name, Known(placeholder, now))
+                self._emit(handle, child.name, Known(placeholder, now))
+            elif child.name not in handle.node.cache.leaving:
+                self._emit(handle, child.name, Known(None, now))
 
     def _emit(self, handle: DirHandle, name: str, known: Known) -> None:
         index = handle.names.get(name)

@@ -111,6 +111,8 @@ class Writer:
         self._checkpointing = False
         self.rescue = Rescue(ctx, hidden)
         ctx.budget.pressers.append(self._press)
+        if node.version is None:
+            ctx.unborn.add(node)
 
     def _new_content(self, base_size: int) -> Content:
         return Content(base_size, limits=self._limits())
@@ -424,6 +426,7 @@ class Writer:
         self.generation += 1
         self._tried.clear()
         self._last_commit = trio.current_time()
+        self.ctx.unborn.discard(self.node)
         note_version(self.ctx, self.node, version)
 
     # -- when the bucket holds something else than we thought
@@ -610,6 +613,7 @@ class Writer:
 
     def forsake(self) -> None:
         """A failure was reported; who opens the file now starts from the bucket."""
+        self.ctx.unborn.discard(self.node)
         if self.node.writer is self:
             self.node.writer = None
 
@@ -617,6 +621,7 @@ class Writer:
         if not self.ended:
             self.ctx.budget.pressers.remove(self._press)
         self.sender.end()
+        self.ctx.unborn.discard(self.node)
         if self.node.writer is self:
             self.node.writer = None
         self.ctx.inodes.drop_if_unused(self.node)

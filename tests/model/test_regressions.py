@@ -402,7 +402,6 @@ def test_parts_that_land_while_another_is_staged_make_room_too() -> None:
     )
 
 
-@pytest.mark.xfail(reason="a directory without marker is not listed while all that is in it is still open")
 def test_a_directory_is_listed_while_its_only_file_is_not_closed_yet() -> None:
     run(
         Op("unlink", ("c/c",)),
