@@ -125,6 +125,12 @@ def format_time(ns: int) -> str:
     return f"{seconds}.{fraction:09d}" if fraction else str(seconds)
 
 
+def unprivileged(mode: int) -> int:
+    """A mode after a change of the bytes by who is not root: without setuid, and setgid of programs."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
 def _number(text: str | None, highest: int) -> int | None:
     if text is None or not text.isascii() or not text.isdigit() or len(text) > 20:
         return None

@@ -37,6 +37,7 @@ from ossfs.fs.ports import Caller, FsConfig, Journal, Kernel
 from ossfs.fs.renames import Renames
 from ossfs.fs.setattrs import AttributeStore
 from ossfs.fs.writer import Writer, note_version
+from ossfs.fs.xattrs import ExtendedAttributes
 from ossfs.metrics import Metrics
 from ossfs.store.base import BucketStat, ObjectStore
 
@@ -72,7 +73,7 @@ class FsStat:
     files: int
 
 
-class Tree:
+class Tree(ExtendedAttributes):
     """One mounted bucket, or the part of it below a prefix."""
 
     def __init__(self, ctx: Context) -> None:
@@ -112,20 +113,20 @@ class Tree:
         """stat(2)."""
         return await self.look.getattr(self.look.node(ino))
 
-    def _writable(self) -> None:
+    def check_writable(self) -> None:
         if self.ctx.config.read_only:
             raise PosixError(errno.EROFS)
 
     async def mkdir(self, parent: int, raw: bytes, mode: int, caller: Caller) -> Stat:
         """mkdir(2)."""
-        self._writable()
+        self.check_writable()
         directory = self.look.directory(parent)
         name = decode_name(raw, creating=True)
         return self._refer(await self.changes.mkdir(directory, name, mode, caller))
 
     async def mknod(self, parent: int, raw: bytes, mode: int, rdev: int, caller: Caller) -> Stat:
         """mknod(2): a regular file, FIFO, socket or device node."""
-        self._writable()
+        self.check_writable()
         directory = self.look.directory(parent)
         name = decode_name(raw, creating=True)
         if stat.S_IFMT(mode) == 0:
@@ -135,7 +136,7 @@ class Tree:
 
     async def symlink(self, parent: int, raw: bytes, target: bytes, caller: Caller) -> Stat:
         """symlink(2): an object whose body is the target, as ossfs 1.x has it."""
-        self._writable()
+        self.check_writable()
         directory = self.look.directory(parent)
         name = decode_name(raw, creating=True)
         if len(target) >= 4096:
@@ -178,19 +179,19 @@ class Tree:
 
     async def unlink(self, parent: int, raw: bytes) -> None:
         """unlink(2)."""
-        self._writable()
+        self.check_writable()
         await self.changes.unlink(self.look.directory(parent), decode_name(raw))
 
     async def rmdir(self, parent: int, raw: bytes) -> None:
         """rmdir(2)."""
-        self._writable()
+        self.check_writable()
         await self.changes.rmdir(self.look.directory(parent), decode_name(raw))
 
     async def rename(
         self, parent: int, raw: bytes, new_parent: int, new_raw: bytes, *, no_replace: bool = False
     ) -> None:
         """rename(2)."""
-        self._writable()
+        self.check_writable()
         await self.renames.rename(
             self.look.directory(parent),
             decode_name(raw),
@@ -203,7 +204,7 @@ class Tree:
 
     async def setattr(self, ino: int, change: SetAttr, fh: int | None = None) -> Stat:
         """chmod, chown, utimes, truncate and ftruncate."""
-        self._writable()
+        self.check_writable()
         node = self.look.node(ino)
         times_only = change.mode is None and change.uid is None and change.gid is None
         if isinstance(node, DirNode):
@@ -217,7 +218,7 @@ class Tree:
         if any(
             v is not None for v in (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns)
         ):
-            await self._set_attrs(node, self._edit(change), soon=times_only)
+            await self.set_attrs(node, self._edit(change), soon=times_only)
         return self.look.stat(node)
 
     def _edit(self, change: SetAttr) -> Callable[[Attrs], None]:
@@ -239,7 +240,7 @@ class Tree:
 
         return edit
 
-    async def _set_attrs(self, node: FileNode, edit: Callable[[Attrs], None], *, soon: bool = False) -> None:
+    async def set_attrs(self, node: FileNode, edit: Callable[[Attrs], None], *, soon: bool = False) -> None:
         """soon: times alone may wait a second, so that several changes become one request."""
         if node.writer is None and (node.attrs is None or not self.look.fresh(node)) and not node.detached:
             await self.look.refresh(node)
@@ -274,6 +275,9 @@ class Tree:
             if node.object_type == "Symlink":
                 raise PosixError(errno.EPERM, "a native symlink is shown as its target, read-only")
             if size == node.size and node.version is not None and size > 0:
+                if node.object_type in ("Normal", "Multipart"):
+                    now = SetAttr(mtime_ns=self.ctx.wall_ns())
+                    await self.set_attrs(node, self._edit(now), soon=True)
                 return
         writer = self._writer(node)
         await writer.truncate(size)
@@ -286,77 +290,9 @@ class Tree:
                 raise
             await self.ctx.jobs.run(writer.end_if_idle)
 
-    # -- extended attributes
-
-    async def getxattr(self, ino: int, raw: bytes) -> bytes:
-        """Raises ENODATA.  security.* and system.* are answered without asking anybody: every write
-        brings a question for security.capability."""
-        if not raw.startswith((b"user.", b"trusted.")):
-            raise PosixError(errno.ENODATA)
-        attrs = await self._attrs(self.look.node(ino))
-        try:
-            return attrs.xattrs[raw.decode()]
-        except (KeyError, UnicodeDecodeError):
-            raise PosixError(errno.ENODATA) from None
-
-    async def listxattr(self, ino: int) -> list[bytes]:
-        """The names."""
-        attrs = await self._attrs(self.look.node(ino))
-        return [name.encode() for name in attrs.xattrs]
-
-    async def setxattr(self, ino: int, raw: bytes, value: bytes) -> None:
-        """Raises ENOTSUP for names outside user. and trusted., ENOSPC over the 8 KiB of metadata."""
-        self._writable()
-        if not raw.startswith((b"user.", b"trusted.")):
-            raise PosixError(errno.ENOTSUP)
-        node = self.look.node(ino)
-        try:
-            name = raw.decode()
-        except UnicodeDecodeError:
-            raise PosixError(errno.EINVAL, "the name of the attribute is not UTF-8") from None
-        await self._attrs(node)
-
-        def edit(attrs: Attrs) -> None:
-            attrs.xattrs = {**attrs.xattrs, name: value}
-            attrs.ctime_ns = self.ctx.wall_ns()
-
-        assert node.attrs is not None
-        trial = node.attrs.copy()
-        edit(trial)
-        if not attributes.fits(trial):
-            raise PosixError(errno.ENOSPC, "the attributes take more than 8 KiB")
-        await self._change(node, edit)
-
-    async def removexattr(self, ino: int, raw: bytes) -> None:
-        """Raises ENODATA."""
-        self._writable()
-        node = self.look.node(ino)
-        attrs = await self._attrs(node)
-        name = raw.decode("utf-8", "surrogateescape")
-        if name not in attrs.xattrs:
-            raise PosixError(errno.ENODATA)
-
-        def edit(attrs: Attrs) -> None:
-            attrs.xattrs = {k: v for k, v in attrs.xattrs.items() if k != name}
-            attrs.ctime_ns = self.ctx.wall_ns()
-
-        await self._change(node, edit)
-
-    async def _change(self, node: Node, edit: Callable[[Attrs], None]) -> None:
-        if isinstance(node, DirNode):
-            await self.attributes.store_dir_attrs(node, edit)
-        else:
-            assert isinstance(node, FileNode)
-            await self._set_attrs(node, edit)
-
-    async def _attrs(self, node: Node) -> Attrs:
-        await self.look.getattr(node)
-        assert node.attrs is not None
-        return node.attrs
-
     # -- open files
 
-    async def open(self, ino: int, flags: int) -> tuple[int, bool]:
+    async def open(self, ino: int, flags: int, caller: Caller) -> tuple[int, bool]:
         """open(2) of a file that exists: (handle, may the kernel keep its pages?).
 
         Raises ESTALE when the name holds another version than this inode: the kernel looks up again.
@@ -364,7 +300,7 @@ class Tree:
         node = self.look.file(ino)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
-            self._writable()
+            self.check_writable()
         self._forsake_failed(node)
         writer = node.writer
         if writer is not None and not writer.data_dirty and not writer.handles:
@@ -380,7 +316,7 @@ class Tree:
         await self._undisturbed(node)
         keep = node.version is not None and node.pages_etag == node.version.etag
         if flags & os.O_TRUNC:
-            await self._open_truncated(node)
+            await self._open_truncated(node, caller)
             keep = False
         handle = self._handle(node, flags)
         if node.version is not None and not node.local:
@@ -411,11 +347,16 @@ class Tree:
                 raise PosixError(errno.ESTALE) from None
             raise
 
-    async def _open_truncated(self, node: FileNode) -> None:
+    async def _open_truncated(self, node: FileNode, caller: Caller) -> None:
         writer = self._writer(node)
-        if node.size or writer.content.size or not node.local:
-            await writer.truncate(0)
+        await writer.truncate(0)  # also of an empty file: its times move
         writer.truncated_by_open()
+        if caller.uid != 0 and node.attrs is not None:
+            # The kernel sends a SETATTR of the mode before a write, but none before this.
+            mode = attributes.unprivileged(node.attrs.mode)
+            if mode != node.attrs.mode:
+                node.attrs.mode = mode
+                writer.attributes_changed()
 
     def _forsake_failed(self, node: FileNode) -> None:
         """New opens start from the bucket: a writer whose failure was reported keeps its old handles only."""
@@ -455,7 +396,7 @@ class Tree:
         The first commit forbids overwriting, unless O_TRUNC was given: a stale "not there" must not
         erase somebody's file.
         """
-        self._writable()
+        self.check_writable()
         directory = self.look.directory(parent)
         name = decode_name(raw, creating=True)
         key = self.changes.check_new_name(directory, name)
@@ -465,7 +406,7 @@ class Tree:
             if flags & os.O_EXCL:
                 raise PosixError(errno.EEXIST)
             if flags & os.O_TRUNC:
-                await self._open_truncated(child)
+                await self._open_truncated(child, caller)
             return self._handle(child, flags), self._refer(child)
         if isinstance(child, DirNode):
             raise PosixError(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)

@@ -149,7 +149,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        fh, keep = await self.tree.open(inode, flags)
+        fh, keep = await self.tree.open(inode, flags, caller(ctx))
         return file_info(fh, keep)
 
     @guarded

@@ -12,6 +12,7 @@ import trio.testing
 
 from ossfs.errors import AccessDenied, OssfsError, ServerFault
 from ossfs.fs.attrs import DIRECTORY_TYPE
+from ossfs.fs.ports import Caller
 from ossfs.fs.tree import SetAttr
 from ossfs.store.base import ObjectHeaders
 from tests.support.memory_store import Fault, MemoryStore
@@ -353,6 +354,40 @@ async def test_creation_takes_umask_owner_and_setgid(
     assert (shown.mode & 0o7777, shown.uid, shown.gid) == (0o644, 1000, 77)
     shown = await fs.mkdir("d/e", 0o777)
     assert (shown.mode & 0o7777, shown.gid) == (0o2755, 77)
+
+
+async def test_o_trunc_by_an_ordinary_user_takes_the_privileges_of_a_program(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for mode, left in ((0o6755, 0o755), (0o6745, 0o2745), (0o1640, 0o1640)):
+        await fs.write_file("f", b"x")
+        await fs.chmod("f", mode)
+        file = await fs.open("f", os.O_WRONLY | os.O_TRUNC)
+        assert stat.S_IMODE((await fs.stat("f")).mode) == left
+        await file.close()
+        assert store.objects["f"].headers.meta["mode"] == str(stat.S_IFREG | left)
+    await fs.chmod("f", 0o6755)
+    fs.caller = Caller(0, 0)
+    await (await fs.open("f", os.O_WRONLY | os.O_TRUNC)).close()
+    assert stat.S_IMODE((await fs.stat("f")).mode) == 0o6755
+
+
+async def test_truncating_moves_the_times_where_the_size_stays(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.write_file("f", b"abc")
+    await (await fs.open("empty", NEW)).close()
+    for name in ("f", "empty"):
+        before = await fs.stat(name)
+        await fs.truncate(name, before.size)
+        after = await fs.stat(name)
+        assert after.mtime_ns > before.mtime_ns and after.ctime_ns > before.ctime_ns
+        await trio.sleep(60)
+        assert (await fs.stat(name)).mtime_ns == after.mtime_ns
+    before = await fs.stat("empty")
+    file = await fs.open("empty", os.O_RDONLY | os.O_TRUNC)
+    assert (await fs.stat("empty")).mtime_ns > before.mtime_ns
+    await file.close()
 
 
 async def test_symlinks(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:

@@ -143,7 +143,7 @@ class Posix:
                 return File(self, made.ino, fh, flags)
             if flags & os.O_EXCL and flags & os.O_CREAT:
                 raise PosixError(errno.EEXIST)
-            fh, _ = await self.tree.open(found.ino, flags & ~(os.O_CREAT | os.O_EXCL))
+            fh, _ = await self.tree.open(found.ino, flags & ~(os.O_CREAT | os.O_EXCL), self.caller)
             return File(self, found.ino, fh, flags)
 
         return await self._retry(go)

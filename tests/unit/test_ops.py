@@ -239,7 +239,7 @@ async def test_open(ops: Operations, tree: FakeTree, keep: bool) -> None:
     with trio.fail_after(5):
         info = await ops.open(5, os.O_RDWR | os.O_TRUNC, CTX)  # type: ignore[arg-type]
     assert (info.fh, info.keep_cache) == (42, keep)
-    assert tree.calls == [("open", (5, os.O_RDWR | os.O_TRUNC), {})]
+    assert tree.calls == [("open", (5, os.O_RDWR | os.O_TRUNC, CALLER), {})]
 
 
 async def test_create_keeps_no_pages(ops: Operations, tree: FakeTree) -> None:
