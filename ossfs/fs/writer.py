@@ -40,9 +40,7 @@ from ossfs.errors import (
     PreconditionFailed,
     StoreError,
 )
-from ossfs.fs import attrs as attributes
 from ossfs.fs.commit import check_absent_if_versioned, copy_object, fetch, put_parts, put_whole
-from ossfs.fs.conflict import keep_conflict
 from ossfs.fs.content import (
     BaseRange,
     Content,
@@ -58,9 +56,10 @@ from ossfs.fs.content import (
 from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import FileNode, Version
+from ossfs.fs.others import OtherVersions
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
-from ossfs.store.base import WRITE_ID, ListedObject, PutResult
+from ossfs.store.base import ListedObject, PutResult
 
 if TYPE_CHECKING:
     from ossfs.fs.handles import FileHandle
@@ -75,7 +74,7 @@ LAZY_FLUSH = 1.0
 """Seconds: how far the bucket may be behind a descriptor that processes share."""
 
 
-class Writer:
+class Writer(OtherVersions):
     """The uncommitted state of one inode.
 
     created: the name was free when the file was made here, so the first commit must not overwrite.
@@ -89,7 +88,7 @@ class Writer:
         """What Base extents refer to."""
         self.original: Version | None = node.version
         """What the name held before this writer's first commit."""
-        self.content = self._new_content(node.version.size if node.version else 0)
+        self.content = self.new_content(node.version.size if node.version else 0)
         self.sender = Sender(ctx, node, self.content, lambda: any(h.readable for h in self.handles))
         self.created = created
         self.uncommitted = created
@@ -104,7 +103,7 @@ class Writer:
         """close(2) has told it: the name shows what the bucket has."""
         self.generation = 0
         """Counts commits; a read that spanned one starts over."""
-        self._tried: set[str] = set()
+        self.tried: set[str] = set()
         """The write ids of commits that were begun since the last that succeeded."""
         self._last_commit = float("-inf")
         self._timer_armed = False
@@ -114,7 +113,7 @@ class Writer:
         if node.version is None:
             ctx.unborn.add(node)
 
-    def _new_content(self, base_size: int) -> Content:
+    def new_content(self, base_size: int) -> Content:
         return Content(base_size, limits=self._limits())
 
     def _limits(self) -> PlanLimits:
@@ -245,18 +244,18 @@ class Writer:
             if len(pieces) == 1 and isinstance(pieces[0], MemoryRange):
                 return pieces[0].data
             try:
-                out = [await self._piece(piece) for piece in pieces]
+                out = [await self.piece(piece) for piece in pieces]
             except (PreconditionFailed, NotFound):
                 if generation == self.generation and self.base is not None:
                     async with self.ctx.keys.hold(self.base.key):
                         pass  # a rename of our own may be about to say where the bytes are now
-                if generation != self.generation or await self._adopt_base():
+                if generation != self.generation or await self.adopt_base():
                     continue
                 raise PosixError(errno.ESTALE, "the object was replaced", level=logging.WARNING) from None
             if generation == self.generation:
                 return b"".join(out)
 
-    async def _piece(self, piece: Piece) -> bytes | memoryview:
+    async def piece(self, piece: Piece) -> bytes | memoryview:
         match piece:
             case MemoryRange(data=data):
                 return data
@@ -323,7 +322,7 @@ class Writer:
                 try:
                     await self._execute(key)
                 except NoSuchUpload:
-                    if await self._adopt_own():
+                    if await self.adopt_own():
                         continue
                     # Aborted by a lifecycle rule, or by hand: what is held of it goes up again.
                     log.warning("the upload of %s is gone; beginning again", key)
@@ -331,16 +330,16 @@ class Writer:
                     self._without_upload()
                     continue
                 except (PreconditionFailed, NotFound) as error:
-                    if await self._adopt_own() or await self._adopt_base() or await self._rebase():
+                    if await self.adopt_own() or await self.adopt_base() or await self.rebase():
                         continue
-                    await self._keep_conflict(error)
+                    await self.keep_conflict(error)
                     raise PosixError(
                         errno.ESTALE, f"{key}: replaced by somebody else", level=logging.WARNING
                     ) from error
                 except AlreadyExists as error:
-                    if await self._adopt_own() or await self._rebase():
+                    if await self.adopt_own() or await self.rebase():
                         continue
-                    await self._keep_conflict(error)
+                    await self.keep_conflict(error)
                     raise
                 return
         raise PosixError(
@@ -364,7 +363,7 @@ class Writer:
         plan = self._plan()
         if plan.kind == "put":
             sent = await with_tags(self.ctx, attrs, self.original)
-            self._tried.add(attrs_id)
+            self.tried.add(attrs_id)
             result = await put_whole(
                 self.ctx,
                 key,
@@ -381,7 +380,7 @@ class Writer:
             parts = await put_parts(
                 self.ctx, self.hidden, upload, plan, self.base, read_staged=self.sender.staging.read
             )
-            self._tried.add(upload.write_id)
+            self.tried.add(upload.write_id)
             result = await self.ctx.store.complete(
                 key, upload.upload_id, parts, forbid_overwrite=forbid, write_id=upload.write_id
             )
@@ -424,107 +423,10 @@ class Writer:
         self.created = self.uncommitted = False
         self.appends_only = True
         self.generation += 1
-        self._tried.clear()
+        self.tried.clear()
         self._last_commit = trio.current_time()
         self.ctx.unborn.discard(self.node)
         note_version(self.ctx, self.node, version)
-
-    # -- when the bucket holds something else than we thought
-
-    async def _adopt_own(self) -> bool:
-        """Is it an earlier commit of ours, whose answer was lost?  Then go on from that.
-
-        What is still Base now was so then, and is in that object at the same place.
-        """
-        if not self._tried:
-            return False
-        try:
-            info = await self.ctx.store.head(self.ctx.inodes.key(self.node))
-        except NotFound:
-            return False
-        write_id = info.headers.meta.get(WRITE_ID)
-        if write_id not in self._tried:
-            return False
-        if self.sender.upload is not None and self.sender.upload.write_id == write_id:
-            self.content.uploaded(info.size)
-            self.sender.completed()
-        else:
-            self.content.base_size = info.size
-        self.base = self.original = self.node.version = Version.of(info)
-        self.created = self.appends_only = False
-        self.generation += 1
-        self._tried.clear()
-        return True
-
-    async def _adopt_base(self) -> bool:
-        """The ETag was refused: is it the same bytes under a new token?  Then go on with that."""
-        if self.base is None:
-            return False
-        try:
-            info = await self.ctx.store.head(self.base.key)
-        except NotFound:
-            return False
-        found = Version.of(info)
-        if found.etag == self.base.etag or not found.same_bytes(self.base):
-            return False
-        self.base = self.node.version = found
-        ours = self.node.attrs
-        if ours is not None and not self.attrs_dirty:
-            # Somebody set attributes: theirs count, but for the times of our own writes.
-            theirs = attributes.decode(info, self.ctx.defaults)
-            theirs.mtime_ns, theirs.ctime_ns, theirs.stored_mtime = ours.mtime_ns, ours.ctime_ns, True
-            self.node.attrs = theirs
-        return True
-
-    async def _rebase(self) -> bool:
-        """Only appended to: take the new version and put our bytes after it."""
-        tail = self.content.appended() if self.appends_only else None
-        if tail is None:
-            return False
-        for piece in tail:
-            if not isinstance(piece, MemoryRange) and not (
-                isinstance(piece, SentRange) and self.sender.staged(piece)
-            ):
-                return False
-        key = self.ctx.inodes.key(self.node)
-        try:
-            info = await self.ctx.store.head(key)
-        except NotFound:
-            return False
-        found, ours = Version.of(info), self.node.attrs
-        theirs = attributes.decode(info, self.ctx.defaults)
-        assert ours is not None
-        if theirs.kind != ours.kind:
-            return False
-        if not (self.attrs_dirty and self.data_dirty):
-            # Mode, owner and the rest are theirs; of a closed file only times wait for their commit.
-            theirs.atime_ns, theirs.mtime_ns, theirs.ctime_ns = ours.atime_ns, ours.mtime_ns, ours.ctime_ns
-            theirs.stored_mtime = True
-            self.node.attrs = theirs
-        content = self._new_content(found.size)
-        for piece in tail:
-            content.write(content.size, await self._piece(piece))
-        await self.sender.abort()
-        self.content = self.sender.content = content
-        self.base = self.original = self.node.version = found
-        self.created = False
-        self.node.size = content.size
-        self.generation += 1
-        self.ctx.kernel.invalidate_inode(self.node.ino)
-        self.sender.account()
-        log.warning("%s was changed by somebody else; appended to the new version", key)
-        return True
-
-    async def _keep_conflict(self, cause: Exception) -> None:
-        if not self.data_dirty:
-            return  # nothing but attributes of what is not there any more
-
-        async def read_staged(piece: SentRange) -> bytes | None:
-            if not self.sender.staged(piece):
-                return None
-            return await self.sender.staging.read(piece.start, piece.length)
-
-        await keep_conflict(self.ctx, self.hidden, self.node, self.content, read_staged, cause)
 
     def base_moved(self, version: Version) -> None:
         """Our own rename or unlink copied the object: Base extents are found there now."""
