@@ -44,16 +44,18 @@ class ExtendedAttributes:
         except (KeyError, UnicodeDecodeError):
             raise PosixError(errno.ENODATA) from None
 
-    async def listxattr(self, ino: int) -> list[bytes]:
-        """The names."""
+    async def listxattr(self, ino: int, *, privileged: bool = True) -> list[bytes]:
+        """The names; those of trusted. only for root, who alone can read them."""
         attrs = await self._attrs(self.look.node(ino))
-        return [name.encode() for name in attrs.xattrs]
+        return [name.encode() for name in attrs.xattrs if privileged or not name.startswith("trusted.")]
 
     async def setxattr(self, ino: int, raw: bytes, value: bytes) -> None:
         """Raises ENOTSUP for names outside user. and trusted., ENOSPC over the 8 KiB of metadata."""
         self.check_writable()
         if not raw.startswith((b"user.", b"trusted.")):
             raise PosixError(errno.ENOTSUP)
+        if raw.endswith(b".") and raw.count(b".") == 1:
+            raise PosixError(errno.EINVAL, "no name after the namespace")
         node = self.look.node(ino)
         try:
             name = raw.decode()

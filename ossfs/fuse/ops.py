@@ -139,7 +139,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        return await self.tree.listxattr(inode)
+        return await self.tree.listxattr(inode, privileged=ctx.uid == 0)
 
     @guarded
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

@@ -419,6 +419,11 @@ async def test_xattrs(fs: Posix, store: MemoryStore, autojump_clock: object) -> 
         await fs.tree.setxattr(ino, b"user.big", bytes(9000))
     with errno_is(errno.ENOTSUP):
         await fs.tree.setxattr(ino, b"system.posix_acl_access", b"x")
+    with errno_is(errno.EINVAL):
+        await fs.tree.setxattr(ino, b"user.", b"x")
+    await fs.tree.setxattr(ino, b"trusted.b", b"x")
+    assert await fs.tree.listxattr(ino) == [b"user.a", b"trusted.b"]
+    assert await fs.tree.listxattr(ino, privileged=False) == [b"user.a"]
     await fs.tree.removexattr(ino, b"user.a")
     with errno_is(errno.ENODATA):
         await fs.tree.removexattr(ino, b"user.a")

@@ -152,7 +152,6 @@ async def test_entries(
         ("rmdir", (1, b"n")),
         ("setxattr", (5, b"user.a", b"v")),
         ("getxattr", (5, b"user.a")),
-        ("listxattr", (5,)),
         ("removexattr", (5, b"user.a")),
         ("opendir", (5,)),
     ],
@@ -228,6 +227,13 @@ async def test_setattr_takes_only_what_was_set(
     with trio.fail_after(5):
         check_entry(await ops.setattr(5, attr, chosen, 9, CTX))  # type: ignore[arg-type]
     assert tree.calls == [("setattr", (5, expected, 9), {})]
+
+
+async def test_only_root_is_shown_trusted_attributes(ops: Operations, tree: FakeTree) -> None:
+    tree.answers["listxattr"] = [b"user.a"]
+    with trio.fail_after(5):
+        assert await ops.listxattr(5, CTX) == [b"user.a"]  # type: ignore[arg-type]
+    assert tree.calls == [("listxattr", (5,), {"privileged": False})]
 
 
 # -- open, create, rename, link
