@@ -634,3 +634,8 @@ def note_version(ctx: Context, node: FileNode, version: Version) -> None:
             version.key, version.size, version.etag, version.last_modified, node.object_type
         )
         node.parent.cache.set(node.name, listed, now)
+        # The directories above exist for the sake of this file at least.
+        above = node.parent
+        while above.parent is not None and above.name not in above.parent.cache.entries:
+            above.parent.cache.set(above.name, None, now)
+            above = above.parent
