@@ -280,15 +280,15 @@ class Tree(ExtendedAttributes):
                     await self.set_attrs(node, self._edit(now), soon=True)
                 return
         writer = self._writer(node)
-        await writer.truncate(size)
-        if not writer.handles:
-            # truncate(2) by path: no FLUSH will follow.
-            try:
-                await writer.commit()
-            except OssfsError:
-                await writer.discard_quietly()
-                raise
-            await self.ctx.jobs.run(writer.end_if_idle)
+        with writer.pinned():
+            await writer.truncate(size)
+            if not writer.handles:
+                # truncate(2) by path: no FLUSH will follow.
+                try:
+                    await writer.commit()
+                except OssfsError:
+                    await writer.discard_quietly()
+                    raise
 
     # -- open files
 
@@ -316,9 +316,12 @@ class Tree(ExtendedAttributes):
         await self._undisturbed(node)
         keep = node.version is not None and node.pages_etag == node.version.etag
         if flags & os.O_TRUNC:
-            await self._open_truncated(node, caller)
+            with self._writer(node).pinned():
+                await self._open_truncated(node, caller)
+                handle = self._handle(node, flags)
             keep = False
-        handle = self._handle(node, flags)
+        else:
+            handle = self._handle(node, flags)
         if node.version is not None and not node.local:
             node.pages_etag = node.version.etag
         return handle, keep
@@ -405,9 +408,10 @@ class Tree(ExtendedAttributes):
         if isinstance(child, FileNode) and child.local:
             if flags & os.O_EXCL:
                 raise PosixError(errno.EEXIST)
-            if flags & os.O_TRUNC:
-                await self._open_truncated(child, caller)
-            return self._handle(child, flags), self._refer(child)
+            with self._writer(child).pinned():
+                if flags & os.O_TRUNC:
+                    await self._open_truncated(child, caller)
+                return self._handle(child, flags), self._refer(child)
         if isinstance(child, DirNode):
             raise PosixError(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)
         strict = flags & os.O_EXCL and self.ctx.config.excl_strict

@@ -26,6 +26,8 @@ from __future__ import annotations
 import errno
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -96,6 +98,7 @@ class Writer(OtherVersions):
         self.attrs_dirty = False
         self.appends_only = True
         self.handles: set[FileHandle] = set()
+        self._pins = 0
         self.lock = trio.Lock()
         self.reported = False
         """A failure has been told to a program, and nothing has succeeded since."""
@@ -120,7 +123,23 @@ class Writer(OtherVersions):
         config = self.ctx.config
         return PlanLimits(chunk_size=config.chunk_size, min_part=config.min_part)
 
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Until the block is over the writer does not end for want of handles."""
+        self._pins += 1
+        try:
+            yield
+        finally:
+            self._pins -= 1
+            if not self.in_use and not self.ended:
+                self.ctx.jobs.start(self.end_if_idle)
+
     # -- questions
+
+    @property
+    def in_use(self) -> bool:
+        """Does an open file, or a call that is under way, refer to this writer?"""
+        return bool(self.handles) or self._pins > 0
 
     @property
     def ended(self) -> bool:
@@ -174,6 +193,8 @@ class Writer(OtherVersions):
         try:
             async with self.lock:
                 handle.raise_latched()
+                if self.ended:
+                    raise PosixError(errno.EIO, "given up meanwhile", level=logging.ERROR)
                 self._raise_part_error()
                 if self.content.breaks_unheld(offset, length) or not self.content.fits(
                     max(end, self.content.size)
@@ -196,6 +217,8 @@ class Writer(OtherVersions):
         if size > limits.MAX_OBJECT_SIZE:
             raise PosixError(errno.EFBIG)
         async with self.lock:
+            if self.ended:
+                raise PosixError(errno.ESTALE, "given up meanwhile")
             self._raise_part_error()
             if size == self.content.size:
                 self._changed()
@@ -580,7 +603,7 @@ class Writer(OtherVersions):
 
         async def later() -> None:
             await trio.sleep(LAZY_FLUSH)
-            if not self.handles and not self.ended:
+            if not self.in_use and not self.ended:
                 await self._last_release()
 
         self.ctx.jobs.start(later)
@@ -597,7 +620,7 @@ class Writer(OtherVersions):
     async def _last_release(self) -> bool:
         removed = self.node.detached
         if removed or self.reported or self.node.writer is not self:
-            if not self.handles:
+            if not self.in_use:
                 await self.discard_quietly()
             return True
         try:
@@ -605,7 +628,7 @@ class Writer(OtherVersions):
         except OssfsError as error:
             self.ctx.failed.append(self.node.path())
             log.error("%s: not in the bucket: %s", self.node.path(), error)
-            if not self.handles:
+            if not self.in_use:
                 await self.discard_quietly()
             return False
         await self.end_if_idle()
@@ -614,7 +637,7 @@ class Writer(OtherVersions):
     async def end_if_idle(self) -> None:
         """Nobody has the file open and nothing is left to commit."""
         async with self.lock:
-            if not self.handles and not self.unfinished and not self.ended:
+            if not self.in_use and not self.unfinished and not self.ended:
                 self._end()
 
 

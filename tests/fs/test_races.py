@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from ossfs.errors import AccessDenied, OssfsError
+from ossfs.fs.tree import SetAttr
 from tests.fs.test_writer import BIG, NEW, W, pattern
 from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import CHUNK, Posix, mounted
@@ -181,3 +182,38 @@ async def test_versioned_buckets_overwrite_nothing(make: str, autojump_clock: ob
             else:
                 await fs.rename("own/src", "own/x", no_replace=True)
         assert store.data("own/x") == b"theirs"
+
+
+@pytest.mark.parametrize("call", ["truncate", "open"])
+async def test_truncating_while_release_runs(
+    call: str, fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """RELEASE comes after close(2) has returned, and runs beside the next call."""
+    file = await fs.open("f", os.O_RDWR | os.O_CREAT)
+    await file.write(b"first")
+    await fs.tree.flush(file.fh)
+    store.latency = 1.0
+    await fs.tree.setattr(file.ino, SetAttr(mode=0o600))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fs.tree.release, file.fh)
+        await trio.sleep(0.5)
+        if call == "truncate":
+            await fs.truncate("f", 600)
+        else:
+            await fs.write_file("f", b"second")
+    want = b"first" + bytes(595) if call == "truncate" else b"second"
+    assert await fs.read_file("f") == want
+    await trio.sleep(5)
+    assert store.data("f") == want and (await fs.stat("f")).size == len(want)
+
+
+async def test_unlink_while_release_runs(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    """An inode with no name left never commits to one."""
+    file = await fs.open("f", NEW)
+    store.latency = 1.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fs.tree.release, file.fh)
+        await trio.sleep(0.1)
+        await fs.unlink("f")
+    await trio.sleep(5)
+    assert "f" not in store.objects and not await fs.exists("f")
