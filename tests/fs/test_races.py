@@ -188,23 +188,26 @@ async def test_versioned_buckets_overwrite_nothing(make: str, autojump_clock: ob
 async def test_truncating_while_release_runs(
     call: str, fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:
-    """RELEASE comes after close(2) has returned, and runs beside the next call."""
-    file = await fs.open("f", os.O_RDWR | os.O_CREAT)
-    await file.write(b"first")
-    await fs.tree.flush(file.fh)
-    store.latency = 1.0
-    await fs.tree.setattr(file.ino, SetAttr(mode=0o600))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(fs.tree.release, file.fh)
-        await trio.sleep(0.5)
-        if call == "truncate":
-            await fs.truncate("f", 600)
-        else:
-            await fs.write_file("f", b"second")
-    want = b"first" + bytes(595) if call == "truncate" else b"second"
-    assert await fs.read_file("f") == want
-    await trio.sleep(5)
-    assert store.data("f") == want and (await fs.stat("f")).size == len(want)
+    """RELEASE comes after close(2) has returned, and runs beside the next call: at every step of it."""
+    for steps in range(60):
+        name = f"f{steps}"
+        file = await fs.open(name, os.O_RDWR | os.O_CREAT)
+        await file.write(b"first")
+        await fs.tree.flush(file.fh)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.tree.release, file.fh)
+            for _ in range(steps // 2):
+                await trio.lowlevel.checkpoint()
+            if call == "truncate":
+                await fs.tree.setattr(file.ino, SetAttr(size=600))
+            else:
+                fh, _ = await fs.tree.open(file.ino, W | os.O_TRUNC, fs.caller)
+                await fs.tree.write(fh, 0, b"second")
+                await fs.tree.flush(fh)
+                await fs.tree.release(fh)
+        want = b"first" + bytes(595) if call == "truncate" else b"second"
+        assert store.data(name) == want, steps
+        assert await fs.read_file(name) == want
 
 
 async def test_unlink_while_release_runs(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
