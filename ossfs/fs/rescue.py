@@ -11,12 +11,16 @@ Threading: trio thread only.
 
 from __future__ import annotations
 
-from ossfs.errors import NotFound
+import logging
+
+from ossfs.errors import NotFound, StoreError
 from ossfs.fs.commit import copy_object
 from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import Version
 from ossfs.store.base import WRITE_ID
+
+log = logging.getLogger(__name__)
 
 
 class Rescue:
@@ -49,10 +53,11 @@ class Rescue:
     async def finished(self) -> None:
         """The name holds the finished file: the old object is not needed any more."""
         if self._saved is not None:
-            # Until it is deleted, the next mount would put it back if this one died.
-            await self._hidden.delete(self._saved)
-            self._saved = None
+            saved, self._saved = self._saved, None
             self._write_ids.clear()
+            # From here on it is rubbish: the next mount is to delete it, not to put it back.
+            self._ctx.journal.hidden_created(saved)
+            await self._delete(saved)
 
     async def restore(self, key: str) -> None:
         """The writer failed: put the old object back, unless somebody else has put another."""
@@ -67,4 +72,10 @@ class Rescue:
             if found in self._write_ids:
                 kept = await self._ctx.store.head(saved)
                 await self._ctx.store.copy(saved, key, storage_class=kept.storage_class)
-        await self._hidden.delete(saved)
+        await self._delete(saved)
+
+    async def _delete(self, saved: str) -> None:
+        try:
+            await self._hidden.delete(saved)
+        except StoreError as error:
+            log.warning("%s", error)  # it is in the journal: the next mount sweeps it

@@ -466,10 +466,14 @@ class Writer(OtherVersions):
         """
         node = self.node
         if node.hidden_key is None:
-            upload = await self.sender.ensure_upload()
-            await self.rescue.before_checkpoint(
-                self.original, upload.key, upload.write_id, node.storage_class
-            )
+            try:
+                upload = await self.sender.ensure_upload()
+                await self.rescue.before_checkpoint(
+                    self.original, upload.key, upload.write_id, node.storage_class
+                )
+            except OssfsError as error:
+                self._latch(error)
+                raise
         self._checkpointing = True
         try:
             await self.commit_locked(to_hidden=True)

@@ -686,3 +686,36 @@ async def test_versioned_buckets_look_before_they_create(autojump_clock: object)
         with pytest.raises(StoreError):
             await file.close()
         assert store.data("d/f") == b"theirs"
+
+
+@pytest.mark.parametrize("op", ["initiate", "put_part", "copy", "complete", "head", "delete", "abort"])
+async def test_the_old_object_survives_a_failure_at_every_point(op: str, autojump_clock: object) -> None:
+    """A patched part without its bytes at hand: the old object, or all of the new one, never half."""
+    old, data = pattern(300 * KIB, seed=9), pattern(12 * CHUNK)
+    at = 5 * CHUNK + 7
+    want = data[:at] + b"PATCH" + data[at + 5 :]
+    for skip in range(40):
+        store = MemoryStore()
+        store.add("f", old)
+        fault = Fault(op=op, error=AccessDenied, skip=skip)
+        async with mounted(store, memory=4 * CHUNK) as fs:
+            file = await fs.open("f", W | os.O_TRUNC)
+            store.faults.append(fault)
+            failed = False
+            try:
+                for start in range(0, len(data), 100_000):
+                    await file.write(data[start : start + 100_000])
+                await file.pwrite(b"PATCH", at)
+            except OssfsError:
+                failed = True
+            try:
+                await file.close()
+            except OssfsError:
+                failed = True
+            store.faults.clear()
+            await trio.sleep(1)
+            assert store.data("f") == (old if failed else want), (op, skip)
+            assert await fs.read_file("f") == (old if failed else want)
+        if not fault.hits:
+            return
+    raise AssertionError("there were more requests than were tried")
