@@ -60,11 +60,28 @@ def test_programs_at_once_do_not_disturb_one_another(faults: float) -> None:
 
 @pytest.mark.mount
 def test_a_mount_does_what_the_model_and_a_local_directory_do(real_mount: Mount, tmp_path: Path) -> None:
+    _on_a_mount(real_mount, tmp_path, 3 * SECONDS, range(1, 61))
+
+
+@pytest.mark.mount
+def test_a_mount_does_the_same_while_requests_fail(real_mount: Mount, tmp_path: Path) -> None:
+    """Refusals, resets, lost answers, delays: all are repeated or settled, and no program hears of them."""
+    real_mount.service.faults(
+        {"action": "status", "status": 503, "rate": 0.06, "count": -1, "seed": 1},
+        {"action": "reset", "rate": 0.04, "count": -1, "seed": 2},
+        {"action": "lose", "rate": 0.04, "count": -1, "seed": 3},
+        {"action": "delay", "seconds": 0.05, "rate": 0.1, "count": -1, "seed": 4},
+    )
+    real_mount.allowed += ["failed: ", "lost", "answer", "repeat", "upload"]
+    _on_a_mount(real_mount, tmp_path, 3 * SECONDS, range(101, 161))
+
+
+def _on_a_mount(real_mount: Mount, tmp_path: Path, seconds: float, seeds: range) -> None:
     began = time.monotonic()
     models: dict[str, Reference] = {}
-    seed = 0
-    while time.monotonic() - began < 3 * SECONDS and seed < 60:
-        seed += 1
+    for seed in seeds:
+        if time.monotonic() - began >= seconds:
+            break
         name = f"p{seed}"
         models[name] = Reference(owner=0)
         sides = []
@@ -76,6 +93,7 @@ def test_a_mount_does_what_the_model_and_a_local_directory_do(real_mount: Mount,
         finally:
             for side in sides:
                 side.end()
+    real_mount.service.faults()
     real_mount.remount()
     for name, model in models.items():
         compare(model.snapshot(), Local(real_mount.path / name).snapshot())
