@@ -251,7 +251,10 @@ class Changes:
             kept = Version(orphan, made.etag, old.size, old.crc64, old.last_modified)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StoreError) and error.maybe_done and node.writer is not None:
+                # The name may hold another file by now: what was appended to this one is not put there.
+                node.writer.appends_only = False
             if kept is not None:
                 self.ctx.jobs.start(lambda: self.hidden.delete(kept.key))
             raise
