@@ -271,10 +271,10 @@ def _paths(top: str) -> Iterator[str]:
             yield os.path.join(directory, name)
 
 
-def look(top: str = ".") -> tuple[dict[str, list[Any]], dict[str, tuple[int, int, int]]]:
+def look(top: str = ".") -> tuple[dict[str, list[Any]], dict[str, tuple[int, int]]]:
     """What is there: everything that is to be equal; and the times by path."""
     facts: dict[str, list[Any]] = {}
-    times: dict[str, tuple[int, int, int]] = {}
+    times: dict[str, tuple[int, int]] = {}
     for path in _paths(top):
         status = os.lstat(path)
         entry: list[object] = [oct(status.st_mode), status.st_uid, status.st_gid]
@@ -283,7 +283,7 @@ def look(top: str = ".") -> tuple[dict[str, list[Any]], dict[str, tuple[int, int
         if stat.S_ISLNK(status.st_mode):
             entry.append(os.readlink(path))
         facts[path] = entry
-        times[path] = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        times[path] = (status.st_mtime_ns, status.st_ctime_ns)
     return facts, times
 
 
@@ -293,7 +293,7 @@ def lasting(top: str) -> dict[str, list[object]]:
     return {
         os.path.relpath(path, top): [
             *fact,
-            0 if os.path.isdir(path) and not os.path.islink(path) else times[path][1],
+            0 if os.path.isdir(path) and not os.path.islink(path) else times[path][0],
         ]
         for path, fact in facts.items()
         if path != top
@@ -323,6 +323,28 @@ def run(line: str) -> object:
         return errno_of(lambda: CALLS[words[0]](*words[1:]))
 
 
+def _renamed(line: str) -> tuple[str, str]:
+    """The old name and the new one, as `look` shows them; empty when it is no rename.
+
+    Not by inode number: what the kernel forgets has another one when it is next looked up.
+    """
+    words = [word for word in shlex.split(line) if word not in USERS]
+    if words[0] in ("rename", "noreplace"):
+        old, new = words[1:]
+    elif words[0] == "fd" and words[3] == "moved":
+        old, new = words[1], words[4]
+    elif words[0] == "fd" and words[3] == "over":
+        old, new = words[4], words[1]
+    else:
+        return "", ""
+    return _shown(old), _shown(new)
+
+
+def _shown(path: str) -> str:
+    head, tail = os.path.split(path.rstrip("/"))
+    return os.path.join(".", os.path.relpath(os.path.join(os.path.realpath(head or "."), tail)))
+
+
 def case(top: str, lines: list[str]) -> list[Any]:
     os.mkdir(top)
     os.chmod(top, 0o777)
@@ -332,17 +354,17 @@ def case(top: str, lines: list[str]) -> list[Any]:
     _, before = look()
     for line in lines:
         _tick()
+        old, new = _renamed(line)
         answer = run(line)
         facts, after = look()
         moved = {}
-        for path, (ino, mtime, ctime) in after.items():
-            was = before.get(path)
+        for path, (mtime, ctime) in after.items():
             origin = path
-            if was is None or was[0] != ino:
-                # Under another name before?
-                origin, was = next(((p, t) for p, t in before.items() if t[0] == ino), ("", None))
+            if old in before and old not in after and f"{path}/".startswith(f"{new}/"):
+                origin = old + path[len(new) :]
+            was = before.get(origin)
             if was is not None:
-                which = ("m" if mtime != was[1] else "") + ("c" if ctime != was[2] else "")
+                which = ("m" if mtime != was[0] else "") + ("c" if ctime != was[1] else "")
                 if which or origin != path:
                     moved[path] = f"{origin} {which}"
         told.append([line, answer, facts, moved])
