@@ -24,7 +24,7 @@ from ossfs.fs.attrs import Attrs
 from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.deletes import Deletes
 from ossfs.fs.hidden import HiddenKeys, is_hidden
-from ossfs.fs.inodes import DirNode, FileNode, Node, Version
+from ossfs.fs.inodes import DirNode, FileNode, Node, Version, exists_now
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import check_key, showable
 from ossfs.fs.ports import Caller
@@ -299,6 +299,7 @@ class Changes:
                 parent.marker = await self.put_marker(key, attrs, forbid=True)
             except AlreadyExists:
                 parent.marker = True
+            exists_now(parent, trio.current_time())
 
     async def rmdir(self, parent: DirNode, name: str) -> None:
         """Remove a directory.  Raises ENOTEMPTY, by a fresh listing."""

@@ -83,7 +83,7 @@ class Directories:
                 self._emit(handle, name, Known(obj, handle.began_at))
         if page.next_marker is None:
             if handle.mergeable:
-                everything = [(n, k.obj) for n, k in handle.entries]
+                everything = [(n, k.obj) for n, k in handle.entries if n not in handle.unborn]
                 cache.merge(everything, handle.began_at, handle.token, complete=True)
             handle.complete = True
         else:
@@ -126,8 +126,12 @@ class Directories:
                 self._emit(handle, child.name, Known(placeholder, now))
             elif child.name not in handle.node.cache.leaving:
                 self._emit(handle, child.name, Known(None, now))
+            else:
+                continue
+            handle.unborn.add(child.name)
 
     def _emit(self, handle: DirHandle, name: str, known: Known) -> None:
+        handle.unborn.discard(name)
         index = handle.names.get(name)
         if index is None:
             handle.names[name] = len(handle.entries)

@@ -157,6 +157,8 @@ class DirHandle:
         self.token: int | None = None
         self.began_at = 0.0
         self.names: dict[str, int] = {}
+        self.unborn: set[str] = set()
+        """Names that the bucket does not have: what is known of the directory must not rest on them."""
         self.mergeable = True
 
     def restart(self) -> None:
@@ -164,6 +166,7 @@ class DirHandle:
         self.close()
         self.entries = []
         self.names = {}
+        self.unborn = set()
         self.complete = False
         self.marker = None
         self.mergeable = True

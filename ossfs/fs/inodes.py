@@ -191,6 +191,17 @@ class DirNode(Node):
         """Above zero where stats were followed by opens: there a stat may bring the bytes along."""
 
 
+def exists_now(directory: DirNode, now: float) -> None:
+    """Something was put below this directory just now: it, and those above it, are there.  now: trio time.
+
+    An older listing may have said that there is no such directory.
+    """
+    above = directory
+    while above.parent is not None and above.name not in above.parent.cache.entries:
+        above.parent.cache.set(above.name, None, now)
+        above = above.parent
+
+
 class Inodes:
     """All inodes of a mount.
 

@@ -18,7 +18,7 @@ from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.changes import Changes, new_write_id
 from ossfs.fs.commit import copy_object
-from ossfs.fs.inodes import DirNode, FileNode, Version
+from ossfs.fs.inodes import DirNode, FileNode, Version, exists_now
 from ossfs.fs.lookup import listed
 from ossfs.fs.writer import note_version
 from ossfs.store.base import WRITE_ID, ListedObject
@@ -151,6 +151,7 @@ class AttributeStore:
                 else:
                     node.marker = await self.changes.put_marker(key, attrs, forbid=False)
                     node.marker_at = trio.current_time()
+                exists_now(node, trio.current_time())
                 self.lookup.memory.forget(key)  # the marker before looked the same in a listing
                 self.lookup.flat.changed(node)
         if node is self.ctx.inodes.root:

@@ -57,7 +57,7 @@ from ossfs.fs.content import (
 )
 from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
-from ossfs.fs.inodes import FileNode, Version
+from ossfs.fs.inodes import FileNode, Version, exists_now
 from ossfs.fs.others import OtherVersions
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
@@ -661,8 +661,4 @@ def note_version(ctx: Context, node: FileNode, version: Version) -> None:
             version.key, version.size, version.etag, version.last_modified, node.object_type
         )
         node.parent.cache.set(node.name, listed, now)
-        # The directories above exist for the sake of this file at least.
-        above = node.parent
-        while above.parent is not None and above.name not in above.parent.cache.entries:
-            above.parent.cache.set(above.name, None, now)
-            above = above.parent
+        exists_now(node.parent, now)

@@ -428,3 +428,26 @@ def test_a_directory_is_listed_while_its_only_file_is_not_closed_yet() -> None:
         faults=0.2,
         call_timeout=600.0,
     )
+
+
+def test_a_directory_is_kept_for_the_sake_of_a_file_that_only_this_mount_has() -> None:
+    """A name that the bucket does not have yet is no entry that keeps its directory there."""
+    run(
+        Op("setxattr", ("c/b/a", "user.b", 13, 1)),
+        Op("open", (3, "c/b/d", W | C, 0o666)),
+        Op("truncate", ("a", 0)),
+        Op("truncate", ("c/b/a", 0)),
+        Op("rename", ("c/b", "d", True)),
+        Op("check"),
+        Op("check"),
+        Op("rename", ("c/b/a", "c/a", False)),
+        Op("unlink", ("c/b/d",)),
+        Op("chmod", ("c/b", 0o644)),
+        seed=32002397,
+        min_part=256,
+        ttl=0.5,
+        latency=0.02,
+        foreign=FOREIGN,
+        faults=0.2,
+        call_timeout=600.0,
+    )
