@@ -244,9 +244,18 @@ class Tree(ExtendedAttributes):
         """soon: times alone may wait a second, so that several changes become one request."""
         if node.writer is None and (node.attrs is None or not self.look.fresh(node)) and not node.detached:
             await self.look.refresh(node)
-        if node.writer is not None and node.attrs is not None:
+        writer = node.writer
+        if writer is not None and node.attrs is not None:
             edit(node.attrs)
-            node.writer.attributes_changed()
+            writer.attributes_changed()
+            if not soon and not writer.in_use and not writer.data_dirty and not node.detached:
+                # Only times wait there, and no FLUSH will follow: mode and owner are stored at once.
+                with writer.pinned():
+                    try:
+                        await writer.commit()
+                    except OssfsError:
+                        await writer.discard_quietly()
+                        raise
             return
         if node.attrs is not None and not node.detached:
             changed = node.attrs.copy()

@@ -607,3 +607,19 @@ async def test_lookups_along_an_old_listing_cost_a_request_for_a_thousand(
         except OssfsError as error:
             assert error.errno == errno.ENOENT and name == "f1234"
     assert sum(store.calls.values()) <= 15
+
+
+async def test_a_mode_that_was_set_is_stored_although_times_wait(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """mode and owner at once, times within a second."""
+    store.add("f", b"x")
+    await fs.setattr("f", SetAttr(mtime_ns=5))
+    await fs.chmod("f", 0o600)
+    assert store.objects["f"].headers.meta["mode"] == str(stat.S_IFREG | 0o600)
+    assert store.objects["f"].headers.meta["mtime"] == "0.000000005"
+    await fs.setattr("f", SetAttr(mtime_ns=6))
+    store.faults.append(Fault(op="copy", error=AccessDenied))
+    with errno_is(errno.EACCES):
+        await fs.chmod("f", 0o640)
+    assert (await fs.stat("f")).mode & 0o777 == 0o600
