@@ -24,6 +24,7 @@ import json
 import mimetypes
 import os
 import re
+import secrets
 import stat
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
@@ -250,6 +251,11 @@ def encode(attrs: Attrs, *, write_id: str | None = None) -> ObjectHeaders:
     if write_id is not None:
         meta[WRITE_ID] = write_id
     return replace(attrs.carried, meta=meta)
+
+
+def new_write_id() -> str:
+    """A write id that no other write has."""
+    return secrets.token_hex(16)
 
 
 def meta_bytes(headers: ObjectHeaders) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import secrets
 import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +19,7 @@ import trio
 
 from ossfs.errors import AlreadyExists, PosixError, StoreError
 from ossfs.fs import attrs as attributes
-from ossfs.fs.attrs import Attrs
+from ossfs.fs.attrs import Attrs, new_write_id
 from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.deletes import Deletes
 from ossfs.fs.hidden import HiddenKeys, is_hidden
@@ -352,8 +351,3 @@ class Changes:
             if page.next_marker is None:
                 return
             marker = page.next_marker
-
-
-def new_write_id() -> str:
-    """A write id that no other write has."""
-    return secrets.token_hex(16)

@@ -6,7 +6,6 @@ Threading: trio thread only.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 
@@ -89,7 +88,7 @@ async def keep_conflict(
 async def _put(ctx: Context, hidden: HiddenKeys, key: str, content: Content, node: FileNode) -> None:
     assert node.attrs is not None
     plan = content.plan(PlanLimits(chunk_size=ctx.config.chunk_size, min_part=ctx.config.min_part))
-    write_id = secrets.token_hex(16)
+    write_id = attributes.new_write_id()
     attrs = node.attrs.copy()
     if plan.kind == "put":
         await put_whole(ctx, key, plan, None, attrs, write_id, forbid_overwrite=True)

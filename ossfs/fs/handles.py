@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from ossfs.errors import ChecksumMismatch, NotFound, PosixError, PreconditionFailed, StoreError
+from ossfs.errors import ChecksumMismatch, NotFound, PosixError, PreconditionFailed
 from ossfs.fs.attrs import decode
 from ossfs.fs.context import Context
 from ossfs.fs.dircache import Known
@@ -152,7 +152,6 @@ class DirHandle:
         self.node = node
         self.entries: list[tuple[str, Known]] = []
         self.complete = False
-        self.error: StoreError | None = None
         self.marker: str | None = None
         self.token: int | None = None
         self.began_at = 0.0

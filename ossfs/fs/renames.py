@@ -19,8 +19,8 @@ import trio
 from ossfs import limits
 from ossfs.errors import NotFound, ObjectArchived, OssfsError, PosixError, StoreError
 from ossfs.fs import attrs as attributes
-from ossfs.fs.attrs import Attrs
-from ossfs.fs.changes import Changes, new_write_id
+from ossfs.fs.attrs import Attrs, new_write_id
+from ossfs.fs.changes import Changes
 from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.context import run_all
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version

@@ -13,7 +13,6 @@ writer's close could free.
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -224,7 +223,7 @@ class Sender:
     async def _initiate(self, key: str) -> Upload:
         node = self._node
         assert node.attrs is not None
-        write_id = secrets.token_hex(16)
+        write_id = attributes.new_write_id()
         attrs = node.attrs.copy()
         sent = await with_tags(self._ctx, attrs, node.version)
         upload_id = await self._ctx.store.initiate(key, attributes.encode(sent, write_id=write_id))

@@ -15,8 +15,8 @@ import trio
 
 from ossfs.errors import PosixError, StoreError
 from ossfs.fs import attrs as attributes
-from ossfs.fs.attrs import Attrs
-from ossfs.fs.changes import Changes, new_write_id
+from ossfs.fs.attrs import Attrs, new_write_id
+from ossfs.fs.changes import Changes
 from ossfs.fs.commit import copy_object
 from ossfs.fs.inodes import DirNode, FileNode, Version, exists_now
 from ossfs.fs.lookup import listed

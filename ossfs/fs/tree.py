@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -443,7 +442,7 @@ class Tree(ExtendedAttributes):
         """-o excl=strict: an empty object at open, so that a lock file excludes other machines."""
         if self.ctx.config.versioned:
             raise PosixError(errno.ENOTSUP, "excl=strict on a versioned bucket", level=logging.ERROR)
-        headers = attributes.encode(attrs, write_id=secrets.token_hex(16))
+        headers = attributes.encode(attrs, write_id=attributes.new_write_id())
         async with self.ctx.keys.hold(key):
             made = await self.ctx.store.put(key, [], headers, forbid_overwrite=True)
         return Version(key, made.etag, 0, made.crc64, made.last_modified or made.server_date)

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -42,6 +41,7 @@ from ossfs.errors import (
     PreconditionFailed,
     StoreError,
 )
+from ossfs.fs.attrs import new_write_id
 from ossfs.fs.commit import check_absent_if_versioned, copy_object, fetch, put_parts, put_whole
 from ossfs.fs.content import (
     BaseRange,
@@ -373,7 +373,7 @@ class Writer(OtherVersions):
         node = self.node
         assert node.attrs is not None
         if not self.data_dirty and self.base is not None:
-            await self._store_attributes(key, secrets.token_hex(16))
+            await self._store_attributes(key, new_write_id())
             return
         if self.sender.upload is not None and self.sender.upload.key != key:
             await self.sender.abort()
@@ -382,7 +382,7 @@ class Writer(OtherVersions):
         forbid = self.created and not self.ctx.config.versioned
         if self.created:
             await check_absent_if_versioned(self.ctx, key)
-        attrs_id = secrets.token_hex(16)
+        attrs_id = new_write_id()
         plan = self._plan()
         if plan.kind == "put":
             sent = await with_tags(self.ctx, attrs, self.original)
