@@ -12,7 +12,7 @@ import trio
 
 from ossfs.fs.dircache import Known
 from ossfs.fs.handles import DirHandle
-from ossfs.fs.inodes import FileNode, Node
+from ossfs.fs.inodes import DirNode, FileNode, Node
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.meta import Order
 from ossfs.fs.names import showable
@@ -45,7 +45,7 @@ class Directories:
         now = trio.current_time()
         if handle.token is None:
             self._start_snapshot(handle, now)
-            if cache.complete(now, self.ctx.config.ttl):
+            if cache.complete(now, self._believed(parent)):
                 for name, known in cache.entries.items():
                     self._emit(handle, name, known)
                 handle.complete = True
@@ -88,6 +88,15 @@ class Directories:
             handle.complete = True
         else:
             handle.marker = page.next_marker
+
+    def _believed(self, parent: DirNode) -> float:
+        """How old a complete listing may be that answers an opendir, in seconds.
+
+        Who walks a large directory needs its entries for a while: if they grew too old half way, they
+        would be asked for by name, and once more in pages.
+        """
+        ttl = self.ctx.config.ttl
+        return ttl if len(parent.cache.entries) <= LIST_PAGE else ttl / 2
 
     def _from_walk(
         self,

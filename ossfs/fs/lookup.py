@@ -388,6 +388,8 @@ class Lookup:
                 return
             if node.attrs is None and await self._from_memory(node):
                 return
+            if node.attrs is not None and self._confirmed(node):
+                return
             with_body = parent is not None and parent.reads > 0 and self._small(node)
             if with_body and parent is not None:
                 parent.reads -= 1
@@ -411,6 +413,23 @@ class Lookup:
             self.supersede(node)
             raise PosixError(errno.ESTALE, key)
         node.attrs, node.kind, node.attrs_at = attrs, attrs.kind, known.at
+        return True
+
+    def _confirmed(self, node: FileNode) -> bool:
+        """Does a listing that is younger than the attributes show the same version, unchanged?
+
+        The kernel lets attributes go a moment before the name, and asks then without a lookup.
+        """
+        known = node.parent.cache.entries.get(node.name) if node.parent is not None else None
+        version = node.version
+        if known is None or known.obj is None or version is None:
+            return False
+        obj, ttl = known.obj, self.ctx.config.ttl
+        if (obj.etag, obj.last_modified) != (version.etag, version.last_modified):
+            return False
+        if known.at <= node.attrs_at or trio.current_time() - known.at >= ttl or not self.memory.knows(obj):
+            return False
+        node.attrs_at = known.at
         return True
 
     def _small(self, node: FileNode) -> bool:

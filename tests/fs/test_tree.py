@@ -609,6 +609,47 @@ async def test_lookups_along_an_old_listing_cost_a_request_for_a_thousand(
     assert sum(store.calls.values()) <= 15
 
 
+async def test_a_stat_of_an_old_inode_is_answered_by_a_younger_listing(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """The kernel drops attributes a moment before the name, and then asks without a lookup."""
+    for i in range(2000):
+        store.add(f"d/f{i:04}", b"x", last_modified=5)
+    await fs.listdir("d")
+    parent = await fs.walk("d")
+    first, second = [(await fs.tree.lookup(parent, name)).ino for name in (b"f0000", b"f0001")]
+    await fs.tree.getattr(first)
+    await fs.tree.getattr(second)
+    await trio.sleep(10)
+    store.add("d/f0002", b"y", last_modified=6)
+    await fs.tree.lookup(parent, b"f0000")  # fetches the page from there on
+    store.reset_counts()
+    assert (await fs.tree.getattr(second)).size == 1
+    assert sum(store.calls.values()) == 0, store.calls
+    chmodded = ObjectHeaders(meta={"mode": str(stat.S_IFREG | 0o600)})
+    store.add("d/f0001", b"x", chmodded, last_modified=7)
+    await trio.sleep(10)
+    await fs.tree.lookup(parent, b"f0000")
+    assert (await fs.tree.getattr(second)).mode == stat.S_IFREG | 0o600
+
+
+async def test_a_walk_of_a_large_directory_begins_with_a_young_listing(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """Else its entries grow too old half way."""
+    for i in range(2500):
+        store.add(f"d/f{i:04}", b"x", last_modified=5)
+    for name in await fs.listdir("d"):
+        await fs.stat(f"d/{name}")
+    await trio.sleep(4)
+    store.reset_counts()
+    names = await fs.listdir("d")
+    await trio.sleep(2)
+    for name in names:
+        await fs.stat(f"d/{name}")
+    assert store.calls == {"list": 4}  # one for the directory's own name
+
+
 async def test_a_mode_that_was_set_is_stored_although_times_wait(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:
