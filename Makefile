@@ -7,7 +7,7 @@ STAMP   := $(VENV)/.setup-stamp
 PIP     := $(PY) -m pip --disable-pip-version-check --no-input
 ARGS    ?=
 
-.PHONY: help setup packages demo test coverage check format bench clean
+.PHONY: help setup packages demo test coverage check format bench bench-peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,7 +17,9 @@ help:
 	@echo 'make test       set-up, then all tests (ARGS="-k name" for some of them)'
 	@echo 'make coverage   tests without a mount, and what of ossfs/ they run'
 	@echo 'make check      lint, format, types, import contracts'
-	@echo 'make bench      the benchmarks'
+	@echo 'make bench      the benchmarks, on the embedded server (ARGS="--latency 15ms --bandwidth 100MB/s --runs 3")'
+	@echo 'make bench ENDPOINT=URL BUCKET=NAME   the same on a running service'
+	@echo 'make bench-peers   s3fs beside ossfs (SERVER=PROGRAM: an osswire, which speaks its dialect)'
 	@echo 'make clean      remove .venv and what tools left'
 
 setup: packages $(STAMP)
@@ -55,10 +57,14 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+BENCH := $(PY) -m benchmarks $(if $(ENDPOINT),--endpoint '$(ENDPOINT)') $(if $(BUCKET),--bucket '$(BUCKET)') \
+	$(if $(REGION),--region '$(REGION)') $(if $(SERVER),--server '$(SERVER)')
+
 bench: setup
-	@set -e; for script in $(sort $(wildcard benchmarks/*_bench.py)); do \
-		echo "== $$script"; $(PY) "$$script" $(ARGS); \
-	done
+	$(BENCH) $(ARGS)
+
+bench-peers: setup
+	$(BENCH) --peers $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""How fast ossfs is: `make bench`, `make bench-peers`, and what docs/performance.md is made of."""

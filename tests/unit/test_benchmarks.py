@@ -1,0 +1,144 @@
+"""The benchmarks: what they are told is understood, and a row is what happened."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.cases import CASES, Case, Clock, choose
+from benchmarks.errors import BenchError
+from benchmarks.processes import reset_peak, usage
+from benchmarks.runner import Run, Runner, _since
+from benchmarks.servers import Counters, Osswire
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("15ms", 0.015), ("0.02s", 0.02), ("0", 0.0), ("500us", 5e-4)])
+def test_latencies(text: str, seconds: float) -> None:
+    assert command.parse_latency(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("100MB/s", 100_000_000), ("12500000", 12_500_000), ("1.5g", 1_500_000_000), ("0", 0)]
+)
+def test_bandwidths(text: str, rate: int) -> None:
+    assert command.parse_bandwidth(text) == rate
+
+
+@pytest.mark.parametrize("parse", [command.parse_latency, command.parse_bandwidth, command.parse_count])
+@pytest.mark.parametrize("text", ["", "fast", "-1", "15 parsecs"])
+def test_nonsense_is_refused(parse: object, text: str) -> None:
+    assert callable(parse)
+    with pytest.raises(argparse.ArgumentTypeError, match="accepted"):
+        parse(text)
+
+
+def test_an_unknown_case_is_named() -> None:
+    with pytest.raises(BenchError, match="no case 'seq_reed'"):
+        choose("seq_read,seq_reed")
+
+
+def test_a_value_is_in_the_unit_of_its_case() -> None:
+    assert CASES["seq_read"].value(2.0) == pytest.approx((1 << 30) / 2e6)
+    assert CASES["first_byte"].value(0.05) == pytest.approx(50)
+    assert CASES["rename_1g"].value(0.05) == pytest.approx(0.05)
+    assert CASES["ls_10k"].value(0.5) == pytest.approx(20_000)
+
+
+def test_only_what_is_within_the_clock_counts() -> None:
+    told: list[str] = []
+    clock = Clock(lambda: told.append("start"), lambda: told.append("stop"))
+    clock.start()
+    with clock:
+        pass
+    inner = clock.seconds
+    clock.stop()
+    assert clock.seconds == inner
+    assert told == ["start", "start", "stop"]
+
+
+def test_counters_of_a_mount_are_told_since_the_start() -> None:
+    before = Counters({"Get": 2, "List": 1}, received=100, sent=10)
+    after = Counters({"Get": 5, "List": 1}, received=400, sent=10)
+    assert _since(after, before) == Counters({"Get": 3}, received=300, sent=0)
+
+
+def test_a_row_is_the_median_of_its_runs() -> None:
+    from benchmarks.runner import Row
+
+    case: Case = CASES["rename_1g"]
+    row = Row(case.name, "ossfs", case.unit)
+    runs = [Run(seconds, 0.1, 50_000_000, Counters({"Copy": 1})) for seconds in (0.3, 0.1, 0.2)]
+    Runner(runs=3, timeout=1, kernel=None)._sum_up(row, case, runs)
+    assert row.value == pytest.approx(0.2)
+    assert row.values == [0.3, 0.1, 0.2]
+    assert (row.reqs, row.rss_mb) == (1, 50.0)
+
+
+def test_the_peak_of_a_process_is_told_since_its_reset() -> None:
+    program = (
+        "import sys\n"
+        "block = bytearray(60_000_000); del block\n"
+        "print(flush=True); sys.stdin.readline(); print(flush=True); sys.stdin.readline()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        assert usage(process.pid).peak > 60_000_000
+        reset_peak(process.pid)
+        assert usage(process.pid).peak < 60_000_000
+        process.stdin.close()
+
+
+def test_a_server_that_is_none_is_refused() -> None:
+    with pytest.raises(BenchError, match="no program there"):
+        Osswire(command.Network(), "/nonexistent")
+
+
+def test_a_remote_server_wants_keys_and_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OSS_ACCESS_KEY_ID", raising=False)
+    parsed = command.parser().parse_args(["--endpoint", "http://127.0.0.1:1", "--bucket", "x"])
+    with pytest.raises(BenchError, match="OSS_ACCESS_KEY_ID"):
+        command.choose_server(parsed)
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
+    parsed = command.parser().parse_args(["--endpoint", "http://127.0.0.1:1"])
+    parsed.bucket = None
+    with pytest.raises(BenchError, match="--bucket"):
+        command.choose_server(parsed)
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse")
+def test_a_row_on_the_embedded_server(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks", "--no-limits", "--peers", "--json", output),
+            *("--only", "absent_1k,append_1k_to_1g", "--latency", "1ms", "--directory", tmp_path),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "NOT MEASURED" in done.stdout and "s3fs speaks S3" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1
+    rows = {(row["case"], row["client"]): row for row in json.loads(output.read_text())["rows"]}
+    absent, append = rows["absent_1k", "ossfs"], rows["append_1k_to_1g", "ossfs"]
+    assert absent["value"] > 0 and absent["reqs"] < 100
+    assert append["ops"]["UploadPartCopy"] >= 1
+    assert append["value"] > 0.001 * append["reqs"] / 10
+    assert rows["absent_1k", "s3fs"]["value"] is None
+    assert not list(tmp_path.glob("ossfs-bench-data-*"))
