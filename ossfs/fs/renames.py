@@ -17,7 +17,7 @@ from dataclasses import replace
 import trio
 
 from ossfs import limits
-from ossfs.errors import NotFound, ObjectArchived, OssfsError, PosixError, StoreError
+from ossfs.errors import AlreadyExists, NotFound, ObjectArchived, OssfsError, PosixError, StoreError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs, new_write_id
 from ossfs.fs.changes import Changes
@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 PARALLEL_COPIES = 48
 """Of a directory rename.  300 files in 0.3 s at 15 ms want 20 or more at a time; the connections of
 the pool (64) leave room for readers and writers."""
+
+PARALLEL_DELETES = 8
+"""Batches of a directory rename.  What another machine puts under an old name between the last listing and
+its delete is lost, so they follow at once."""
 
 
 class Renames:
@@ -260,6 +264,9 @@ class Renames:
         Raw keys are copied, also those that no path can show.  On an error only our own copies are
         removed; the sources are untouched.  Returns the copies by their key.
 
+        A copy never replaces what another machine has put there: two that rename to one name would each
+        take the copies of the other for its own, and remove them when its sources are gone.
+
         replaces: an empty directory is in the way; after an error it is still there, with a marker.
         """
         copied: dict[str, ListedObject] = {}
@@ -275,7 +282,10 @@ class Renames:
                     raise ObjectArchived(
                         "an archived object cannot be copied", operation="CopyObject", key=archived[0].key
                     )
-                await self._copy_batch(fresh, source, destination, copied, made)
+                replaceable = {source, *copied} if replaces else set(copied)
+                await self._copy_batch(fresh, source, destination, copied, made, replaceable)
+            if not found:
+                raise PosixError(errno.ENOENT, "another machine has removed or renamed it")
         except BaseException:
             with trio.CancelScope(shield=True):
                 ours = [destination + k[len(source) :] for k in copied if not (replaces and k == source)]
@@ -293,6 +303,7 @@ class Renames:
         destination: str,
         copied: dict[str, ListedObject],
         made: dict[str, Version],
+        replaceable: set[str],
     ) -> None:
         done = 0
 
@@ -301,10 +312,21 @@ class Renames:
             key = destination + obj.key[len(source) :]
             check_key(key)
             version = Version(obj.key, obj.etag, obj.size, None, obj.last_modified)
+            fresh = obj.key not in replaceable
             try:
+                if fresh:
+                    await check_absent_if_versioned(self.ctx, key)
                 result = await copy_object(
-                    self.ctx, version, key, None, write_id=new_write_id(), storage_class=obj.storage_class
+                    self.ctx,
+                    version,
+                    key,
+                    None,
+                    write_id=new_write_id(),
+                    storage_class=obj.storage_class,
+                    forbid_overwrite=fresh and not self.ctx.config.versioned,
                 )
+            except AlreadyExists:
+                raise PosixError(errno.ENOTEMPTY, f"another machine has made {key}") from None
             except NotFound:
                 return  # removed meanwhile: the next listing says so
             except StoreError as error:
@@ -335,7 +357,8 @@ class Renames:
     async def _remove_keys(self, keys: list[str], *, quiet: bool) -> None:
         """Delete in batches.  quiet: failures are logged, since nothing is lost by what stays."""
         batches = [keys[i : i + limits.DELETE_BATCH] for i in range(0, len(keys), limits.DELETE_BATCH)]
-        for batch in batches:
+
+        async def remove(batch: list[str]) -> None:
             try:
                 refused = await self.ctx.store.delete_many(batch)
                 for key in refused:
@@ -344,6 +367,8 @@ class Renames:
                 if not quiet:
                     raise
                 log.warning("could not be removed: %s", error)
+
+        await run_all(PARALLEL_DELETES, [lambda b=b: remove(b) for b in batches])  # type: ignore[misc]
 
 
 def _same(copied: ListedObject | None, listed_now: ListedObject) -> bool:

@@ -1,0 +1,103 @@
+"""Two machines change one bucket at the same moment: each has a tree of its own over one store."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+
+from ossfs.errors import OssfsError, errno_of
+from tests.support.memory_store import MemoryStore
+from tests.support.posix import Posix, mounted
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def errno_is(*codes: int):  # type: ignore[no-untyped-def]
+    return pytest.raises(OssfsError, check=lambda e: e.errno in codes)
+
+
+@pytest.fixture
+async def other(store: MemoryStore) -> AsyncIterator[Posix]:
+    """The second machine."""
+    async with mounted(store) as posix:
+        yield posix
+
+
+async def trying(work, results: list[int]) -> None:  # type: ignore[no-untyped-def]
+    """Do it; 0 or the errno joins the results."""
+    try:
+        await work()
+    except OssfsError as error:
+        results.append(errno_of(error))
+    else:
+        results.append(0)
+
+
+def unsteady(store: MemoryStore, seed: int) -> random.Random:
+    """Requests take their time before and after their work, each another."""
+    rng = random.Random(seed)
+
+    async def wait(op: str, key: str) -> None:
+        await trio.sleep(rng.choice([0, 0.01, 0.1, 0.5]))
+
+    store.before = store.after = wait
+    return rng
+
+
+async def both(one: Callable[[], Awaitable[None]], two: Callable[[], Awaitable[None]]) -> list[int]:
+    results: list[int] = []
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trying, one, results)
+            nursery.start_soon(trying, two, results)
+    return results
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("target", ["e", "f"])
+async def test_both_rename_one_directory(
+    seed: int, target: str, fs: Posix, other: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """To one new name or to two: every file is under one of them, whoever was first."""
+    if seed % 2:
+        store.add("d/")
+    if seed % 4 > 1:
+        store.add("e/")
+    files = {f"{number}": b"%d" % number for number in range(4)}
+    for name, data in files.items():
+        store.add(f"d/{name}", data)
+    await fs.listdir("d")
+    await other.listdir("d")
+    rng = unsteady(store, seed)
+
+    async def second() -> None:
+        await trio.sleep(rng.random() * 2)
+        await other.rename("d", target)
+
+    results = await both(lambda: fs.rename("d", "e"), second)
+    assert set(results) <= {0, errno.ENOENT, errno.ENOTEMPTY, errno.ESTALE, errno.EEXIST}
+    assert {key[2:]: store.data(key) for key in store.objects if key[2:]} == files
+    if 0 not in results:
+        assert {key for key in store.objects if key[2:]} == {f"d/{name}" for name in files}
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_both_rename_one_empty_directory(
+    seed: int, fs: Posix, other: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.mkdir("d")
+    if seed % 2:
+        store.add("e/")
+    await other.listdir("d")
+    rng = unsteady(store, seed)
+
+    async def second() -> None:
+        await trio.sleep(rng.random())
+        await other.rename("d", "e")
+
+    results = await both(lambda: fs.rename("d", "e"), second)
+    assert 0 in results and list(store.objects) == ["e/"]
