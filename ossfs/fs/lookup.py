@@ -185,9 +185,8 @@ class Lookup:
                     )
                 if child.attrs is None:
                     self._remembered(child, known)
-                elif known.at > child.attrs_at and self.memory.knows(obj):
-                    # The same second is no proof: somebody's chmod may have come within it.
-                    child.attrs_at = known.at
+                elif known.at > child.attrs_at:
+                    self._confirm(child, known.at, obj)
                 return child
             if known.at < child.attrs_at:
                 return child  # an older answer than what the inode knows
@@ -291,8 +290,7 @@ class Lookup:
         parent.marker = marker if marker is not None else False
         parent.marker_at = at
         if marker is None:
-            if parent.attrs is None:
-                parent.attrs = self.implicit_attrs()
+            parent.attrs = self.implicit_attrs()
             parent.attrs_at = at
             return
         remembered = self.memory.get(marker)
@@ -427,9 +425,22 @@ class Lookup:
         obj, ttl = known.obj, self.ctx.config.ttl
         if (obj.etag, obj.last_modified) != (version.etag, version.last_modified):
             return False
-        if known.at <= node.attrs_at or trio.current_time() - known.at >= ttl or not self.memory.knows(obj):
+        if known.at <= node.attrs_at or trio.current_time() - known.at >= ttl:
             return False
-        node.attrs_at = known.at
+        return self._confirm(node, known.at, obj)
+
+    def _confirm(self, node: FileNode, at: float, obj: ListedObject) -> bool:
+        """A listing of time *at* shows this object: are its attributes known for certain?
+
+        The same second is no proof: somebody's chmod may have come within it.  Then a HEAD of a later one,
+        which may have been sent ahead, knows better than the inode.
+        """
+        seen = self.memory.seen(obj)
+        if seen is None or seen.kind != node.kind:
+            return False
+        if node.attrs is None or not seen.same_but_ctime(node.attrs):
+            node.attrs = seen.copy()
+        node.attrs_at = at
         return True
 
     def _small(self, node: FileNode) -> bool:

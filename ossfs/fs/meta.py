@@ -64,13 +64,19 @@ class AttrMemory:
             return attrs.copy()
         return None
 
-    def knows(self, obj: ListedObject) -> bool:
-        """get, without a copy."""
+    def seen(self, obj: ListedObject) -> Attrs | None:
+        """get, without a copy: not to be changed."""
         known = self._known.get(obj.key)
         if known is None:
-            return False
-        seen, _, settled = known
-        return seen is obj or (settled and seen.etag == obj.etag and seen.last_modified == obj.last_modified)
+            return None
+        seen, attrs, settled = known
+        if seen is obj or (settled and seen.etag == obj.etag and seen.last_modified == obj.last_modified):
+            return attrs
+        return None
+
+    def knows(self, obj: ListedObject) -> bool:
+        """Are they known?"""
+        return self.seen(obj) is not None
 
     def forget(self, key: str) -> None:
         """This object has changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -101,3 +102,31 @@ async def test_both_rename_one_empty_directory(
 
     results = await both(lambda: fs.rename("d", "e"), second)
     assert 0 in results and list(store.objects) == ["e/"]
+
+
+async def test_a_foreign_chmod_in_the_second_of_our_write_is_seen_within_the_ttl(
+    autojump_clock: object,
+) -> None:
+    """Neither ETag nor LastModified tells of it: a HEAD that was sent ahead does."""
+    store = MemoryStore(clock=lambda: 1_700_000_000 + trio.current_time())
+    async with mounted(store, ttl=2.0) as fs, mounted(store, ttl=2.0) as other:
+        for name in "abcdef":
+            await fs.write_file(name, name.encode())
+        for name in "abcdef":
+            await other.chmod(name, 0o600)
+        assert len({item.last_modified for item in store.objects.values()}) == 1
+        await trio.sleep(3)
+        await fs.listdir()
+        assert [stat.S_IMODE((await fs.stat(name)).mode) for name in "abcdef"] == [0o600] * 6
+
+
+async def test_a_directory_whose_marker_another_machine_removed_has_no_attributes_left(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.mkdir("d", 0o700)
+    assert stat.S_IMODE((await fs.stat("d")).mode) == 0o700
+    store.remove("d/")
+    store.add("d/x", b"x")
+    await trio.sleep(6)
+    assert await fs.listdir("d") == ["x"]
+    assert stat.S_IMODE((await fs.stat("d")).mode) == 0o755
