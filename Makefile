@@ -7,7 +7,7 @@ STAMP   := $(VENV)/.setup-stamp
 PIP     := $(PY) -m pip --disable-pip-version-check --no-input
 ARGS    ?=
 
-.PHONY: help setup packages demo test coverage check format bench bench-peers clean
+.PHONY: help setup packages demo test coverage check format bench bench-peers campaign clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench      the benchmarks, on the embedded server (ARGS="--latency 15ms --bandwidth 100MB/s --runs 3")'
 	@echo 'make bench ENDPOINT=URL BUCKET=NAME   the same on a running service'
 	@echo 'make bench-peers   s3fs beside ossfs (SERVER=PROGRAM: an osswire, which speaks its dialect)'
+	@echo 'make campaign   every fault against a mount under load, and the bytes counted (ARGS="--seconds 60 --seed 7")'
 	@echo 'make clean      remove .venv and what tools left'
 
 setup: packages $(STAMP)
@@ -46,6 +47,9 @@ test: setup
 
 coverage: setup
 	$(PY) -m pytest -m 'not mount' --cov=ossfs --cov-report=term-missing:skip-covered $(ARGS)
+
+campaign: setup
+	$(PY) -m tests.campaign $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff check .

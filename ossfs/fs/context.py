@@ -143,6 +143,7 @@ class Context:
     def __post_init__(self) -> None:
         self.pace = Pace(self.config.connections)
         self.bodies = Bodies(self.budget)
+        self.inodes.on_drop = self.bodies.drop
 
     @property
     def defaults(self) -> Defaults:

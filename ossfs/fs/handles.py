@@ -48,6 +48,12 @@ class FileHandle:
         self.dirty_flushes = 0
         self.writer: Writer | None = None
         self._reader: Reader | None = None
+        self._spoiled: ChecksumMismatch | None = None
+        """Wrong bytes of this version were handed out.
+
+        The kernel's read-ahead swallows the first error, and asks for that page again when the program
+        gets there: it must be refused until the program reads from the start.
+        """
 
     def raise_latched(self) -> None:
         """Raise the failure that this handle still has to hear of."""
@@ -60,6 +66,10 @@ class FileHandle:
         Raises ESTALE when somebody else replaced the object under this handle.
         """
         node = self.node
+        if self._spoiled is not None:
+            if offset:
+                raise self._spoiled
+            self._spoiled = None
         for _ in range(4):
             writer = self.writer if self.writer is not None and not self.writer.ended else node.writer
             if writer is not None and writer.data_dirty:
@@ -89,7 +99,8 @@ class FileHandle:
                     raise PosixError(
                         errno.ESTALE, f"{version.key} was replaced while open", level=logging.WARNING
                     ) from error
-            except ChecksumMismatch:
+            except ChecksumMismatch as error:
+                self._spoiled = error
                 self._ctx.kernel.invalidate_inode(node.ino)
                 raise
         raise PosixError(errno.ESTALE, "the object changes faster than it can be read", level=logging.WARNING)

@@ -213,6 +213,8 @@ class Inodes:
         self.root = DirNode(ROOT, None, "")
         self.root.nlookup = 1
         self._by_ino: dict[int, Node] = {ROOT: self.root}
+        self.on_drop: Callable[[FileNode], None] | None = None
+        """Told of each file that nobody can reach any more."""
         self.on_change: Callable[[DirNode], None] | None = None
         """Told when this mount changes an entry of a directory."""
         self._watch(self.root)
@@ -355,6 +357,8 @@ class Inodes:
                 return
             if self._by_ino.get(node.ino) is node:
                 del self._by_ino[node.ino]
+                if self.on_drop is not None and isinstance(node, FileNode):
+                    self.on_drop(node)
             parent = node.parent
             if parent is not None and parent.children.get(node.name) is node:
                 del parent.children[node.name]

@@ -494,7 +494,7 @@ class Lookup:
         if node.changes != changes or node.local:
             return  # what we did meanwhile is younger than this answer
         self.apply(node, info, at)
-        if body is not None:
+        if body is not None and self.ctx.inodes.get(node.ino) is node:
             self.ctx.bodies.put(node, body)
 
     def apply(self, node: FileNode, info: ObjectInfo, at: float) -> None:

@@ -368,6 +368,15 @@ class OssStore:
         views = [memoryview(buffer).cast("B") for buffer in body]
         crc = Crc64()
 
+        def prepare() -> None:
+            crc.value = crc64(views)
+            # The service compares the CRC with nothing, and says it when the old object is gone already.
+            # Of the MD5 it is the one who compares, before it stores anything (PutObject, Content-MD5).
+            digest = hashlib.md5(usedforsecurity=False)
+            for view in views:
+                digest.update(view)
+            sent["Content-MD5"] = b64encode(digest.digest()).decode("ascii")
+
         def finish(response: Response) -> PutResult:
             self._compare(crc.value, response.headers)
             return put_result(response.headers)
@@ -380,7 +389,7 @@ class OssStore:
             headers=sent,
             body=views,
             once=forbid_overwrite,
-            prepare=lambda: setattr(crc, "value", crc64(views)),
+            prepare=prepare,
         )
 
     async def copy(

@@ -51,6 +51,7 @@ from ossfs.store.base import (
     PutResult,
     UploadInfo,
 )
+from ossfs.store.checksum import crc64
 from ossfs.store.request import whole_crc
 
 log = logging.getLogger(__name__)
@@ -274,7 +275,13 @@ class RetryStore:
     ) -> PutResult:
         async def settle() -> PutResult | None:
             size = sum(memoryview(buffer).nbytes for buffer in body)
-            return await self._settled(key, headers.meta.get(WRITE_ID), size, None)
+            crc = crc64(body)  # at most a chunk: some milliseconds
+            result = await self._settled(key, headers.meta.get(WRITE_ID), size, None)
+            if result is None or result.crc64 in (None, crc):
+                return result
+            # Ours, but its bytes were damaged on the way.  Nobody else has put anything since.
+            result, _ = await self._call(lambda: self.once.put(key, body, headers), effects=True)
+            return result
 
         result, _ = await self._call(
             lambda: self.once.put(key, body, headers, forbid_overwrite=forbid_overwrite),

@@ -590,6 +590,35 @@ async def test_forgotten_inodes_are_gone(fs: Posix, store: MemoryStore, autojump
     assert len(fs.tree.ctx.inodes) == 1
 
 
+async def test_forgotten_inodes_leave_no_bytes_behind(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    for i in range(20):
+        store.add(f"d/f{i}", bytes(5000))
+    for i in range(20):
+        assert len(await fs.read_file(f"d/f{i}")) == 5000
+        await fs.stat(f"d/f{i}")
+    assert fs.tree.ctx.budget.used
+    await fs.forget_all()
+    assert fs.tree.ctx.budget.used == 0
+
+
+async def test_a_spoiled_reading_stays_refused(fs: Posix, store: MemoryStore, autojump_clock: object) -> None:
+    """The kernel asks again for the page that its read-ahead was refused."""
+    data = os.urandom(3 << 20)
+    store.add("f", data)
+    file = await fs.open("f")
+    store.faults.append(Fault("get", skip=1, flip=True))
+    half = len(data) // 2
+    await file.pread(half, 0)
+    for _ in range(3):
+        with errno_is(errno.EIO):
+            await file.pread(half, half)
+    assert await file.pread(half, 0) == data[:half]
+    assert await file.pread(half, half) == data[half:]
+    await file.close()
+
+
 async def test_lookups_along_an_old_listing_cost_a_request_for_a_thousand(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:

@@ -32,7 +32,7 @@ REFUSALS = [
 @pytest.fixture
 def mount(new_mount: Callable[..., Mount], service: Service) -> Mount:
     made = new_mount(chunk_size="5MB", op_timeout=2)
-    made.allowed = ["(?:WARNING|ERROR) .*(?:target|403|503|giving up|not in the bucket|did not reach)"]
+    made.allowed = ["(?:WARNING|ERROR) .*(?:target|403|503|giving up|not in the bucket|did not reach|no progress)"]
     return made
 
 
@@ -130,6 +130,26 @@ def test_a_flipped_byte_of_a_small_file_is_never_read(
     service.write("flipped", OLD)
     service.faults({"op": "Get", "key": "flipped", "action": "flip", "count": 1})
     assert (mount.path / "flipped").read_bytes() == OLD
+
+
+def test_a_flipped_byte_never_reaches_who_reads_a_whole_file(mount: Mount, service: Service) -> None:
+    """The kernel's read-ahead swallows the first error: the program must get it all the same."""
+    mount.allowed.append("CRC-64 of the bytes received")
+    service.fill("flipped/f", 12, 5 * MIB + 123)
+    expected = service.read("flipped/f000000")
+    service.faults({"op": "Get", "action": "flip", "count": -1, "rate": 0.3, "seed": 5})
+    refused = 0
+    for _ in range(2):
+        for path in sorted((mount.path / "flipped").iterdir()):
+            try:
+                assert path.read_bytes() == expected
+            except OSError as error:
+                assert error.errno == errno.EIO
+                refused += 1
+    assert refused
+    service.faults()
+    for path in (mount.path / "flipped").iterdir():
+        assert path.read_bytes() == expected
 
 
 def test_fsync_reports_a_failed_upload(mount: Mount, service: Service) -> None:

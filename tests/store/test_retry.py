@@ -226,6 +226,18 @@ async def test_our_own_object_settles_a_lost_put(
     assert (memory.calls["put"], memory.calls["head"]) == (2, 1)
 
 
+async def test_our_own_object_with_other_bytes_settles_nothing(
+    autojump_clock: MockClock, store: RetryStore, memory: MemoryStore
+) -> None:
+    """A byte was flipped on the way up, so the service has our write id over wrong bytes."""
+    memory.faults.append(Fault("put", error=ChecksumMismatch, count=1))
+    memory.add("k", b"1X3", OURS)
+    with trio.fail_after(100):
+        result = await store.put("k", [b"12", b"3"], OURS, forbid_overwrite=True)
+    assert memory.data("k") == b"123"
+    assert result.crc64 == memory.objects["k"].crc64
+
+
 @pytest.mark.parametrize(
     ("data", "headers"), [(b"123", THEIRS), (b"12", OURS), (b"123", NONE)], ids=["id", "size", "no id"]
 )

@@ -168,6 +168,20 @@ async def test_a_flipped_byte_is_noticed(oss_server: RunningServer, wire_config:
             assert buffer == data
 
 
+async def test_a_flipped_byte_replaces_nothing(oss_server: RunningServer, wire_config: Make) -> None:
+    """The service compares before it stores: when all attempts fail, the old object is still there."""
+    with trio.fail_after(20):
+        async with open_store(wire_config(oss_server.url), credentials_of(oss_server), Metrics()) as store:
+            await store.put("k", [b"old"], ObjectHeaders())
+            oss_server.set_faults([{"op": "Put", "action": "flip", "count": -1}])
+            with pytest.raises(ChecksumMismatch):
+                await store.once.put("k", [b"n", b"ew"], ObjectHeaders())
+            oss_server.set_faults([])
+            buffer = bytearray(3)
+            await store.get("k", memoryview(buffer))
+            assert buffer == b"old"
+
+
 async def test_what_was_stored_wrong_is_noticed(wire_config: Make) -> None:
     def wrong(talk: Talk) -> None:
         talk.read_body()

@@ -264,26 +264,54 @@ class Service:
         """tls: certificate, key and the CA to trust."""
         self.directory = directory
         self.ca_file = tls[2] if tls else None
-        command: list[str | os.PathLike[str]] = [sys.executable, "-m", "ossfs.server", directory / "data"]
-        command += ["--bucket", BUCKET, "--control"]
-        if tls:
-            command += ["--cert", tls[0], "--key", tls[1]]
+        self._tls = tls
         self._errors = directory / "server.log"
-        with open(self._errors, "wb") as errors:
-            self._process = spawn(command, stdout=subprocess.PIPE, stderr=errors)
-        assert self._process.stdout is not None
-        lines = [self._process.stdout.readline().decode().strip() for _ in range(3)]
-        if not lines[2]:
-            end(self._process)
-            raise AssertionError(f"the server does not start: {lines} {self.log()}")
-        self.url = lines[0].removeprefix("listening on ")
-        self.key_id = lines[1].removeprefix("access key id: ")
-        self.key_secret = lines[2].removeprefix("access key secret: ")
+        self.url = ""
+        self.key_id = self.key_secret = ""
+        self._process = self._start(0, tls)
         self._context = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else None
         self.sdk = oss2.Bucket(oss2.Auth(self.key_id, self.key_secret), self.url, BUCKET)
         self.sdk.session.session.trust_env = False
         if self.ca_file:
             self.sdk.session.session.verify = str(self.ca_file)
+
+    def _start(self, port: int, tls: tuple[Path, Path, Path] | None) -> subprocess.Popen[bytes]:
+        command: list[str | os.PathLike[str]] = [
+            sys.executable,
+            "-m",
+            "ossfs.server",
+            self.directory / "data",
+        ]
+        command += ["--bucket", BUCKET, "--control", "--port", str(port)]
+        if tls:
+            command += ["--cert", tls[0], "--key", tls[1]]
+        with open(self._errors, "ab") as errors:
+            process = spawn(command, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdout is not None
+        lines = [process.stdout.readline().decode().strip() for _ in range(3)]
+        if not lines[2]:
+            end(process)
+            raise AssertionError(f"the server does not start: {lines} {self.log()}")
+        self.url = lines[0].removeprefix("listening on ")
+        self.key_id = lines[1].removeprefix("access key id: ")
+        self.key_secret = lines[2].removeprefix("access key secret: ")
+        return process
+
+    def pause(self) -> None:
+        """End the server's process; its data are kept, and its port is refused."""
+        end(self._process)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def resume(self, tls: tuple[Path, Path, Path] | None = None) -> None:
+        """Start it again at the same port.  tls: with this certificate instead of its own."""
+        port = urllib.parse.urlsplit(self.url).port
+        assert port is not None
+        self._process = self._start(port, tls or self._tls)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the server's process."""
+        self._process.send_signal(number)
 
     def log(self) -> str:
         """What the server said on standard error."""
@@ -292,9 +320,7 @@ class Service:
     def stop(self) -> None:
         """End it; its data are kept."""
         self.sdk.session.session.close()
-        end(self._process)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self.pause()
 
     def _control(self, path: str, body: object = None, method: str = "POST") -> Any:
         data = json.dumps(body).encode() if body is not None else b""
