@@ -21,11 +21,23 @@ from pathlib import Path
 import oss2
 import trustme
 
-from tests.campaign.faults import SCENARIOS, Scenario, Scene
+from tests.campaign.faults import FAR, HOST, NEAR, NETWORK, SCENARIOS, Scenario, Scene
 from tests.campaign.ledger import ABSENT, ANYTHING, digest, possible
 from tests.campaign.workloads import WORKLOADS
-from tests.support.mounts import Mount, Room, Service, detach, is_mounted, run, run_status, spawn, wait_for
+from tests.support.mounts import (
+    BUCKET,
+    Mount,
+    Room,
+    Service,
+    detach,
+    is_mounted,
+    run,
+    run_status,
+    spawn,
+    wait_for,
+)
 
+_INSIDE = "OSSFS_CAMPAIGN_NAMESPACE"
 OP_TIMEOUT = 10
 """Seconds, of the mounts: long enough to repeat a request, short enough for a campaign."""
 LEAVE = OP_TIMEOUT * 6
@@ -93,12 +105,21 @@ def play(scenario: Scenario, seed: int, seconds: float, names: list[str], keep: 
         certificates = [_certificate(top / f"tls{i}") for i in range(2)] if scenario.tls else [None, None]
         server = top / "server"
         server.mkdir()
-        service = Service(server, tls=certificates[0])
+        service = _service(scenario, server, certificates[0], stack)
         stack.callback(service.stop)
+        endpoint = service.url
+        if scenario.place == "name":
+            endpoint = endpoint.replace("127.0.0.1", HOST)
         mount = Mount(
             service,
             room,
-            options={"op_timeout": OP_TIMEOUT, "chunk_size": "5MB", "memory": "64MB", **scenario.options},
+            options={
+                "endpoint": endpoint,
+                "op_timeout": OP_TIMEOUT,
+                "chunk_size": "5MB",
+                "memory": "64MB",
+                **scenario.options,
+            },
         )
         stack.callback(_end, mount)
         staging = top / "staging"
@@ -291,6 +312,32 @@ class _Play:
         self.result.files += 1
 
 
+def _service(
+    scenario: Scenario, directory: Path, tls: tuple[Path, Path, Path] | None, stack: ExitStack
+) -> Service:
+    """The server, where the scenario wants it."""
+    if scenario.place == "network":
+        for words in (
+            ["netns", "add", NETWORK],
+            ["link", "add", NEAR, "type", "veth", "peer", "name", FAR, "netns", NETWORK],
+            ["addr", "add", "10.211.7.1/30", "dev", NEAR],
+            ["link", "set", NEAR, "up"],
+            ["-n", NETWORK, "addr", "add", "10.211.7.2/30", "dev", FAR],
+            ["-n", NETWORK, "link", "set", FAR, "up"],
+        ):
+            run("ip", *words)
+            if words[:2] == ["netns", "add"]:
+                # The cable goes with its end, once the server in there has ended.
+                stack.callback(run, "ip", "netns", "delete", NETWORK)
+        return Service(directory, tls=tls, host="10.211.7.2", within=["ip", "netns", "exec", NETWORK])
+    if scenario.place == "name":
+        hosts = directory / "hosts"
+        hosts.write_text(Path("/etc/hosts").read_text() + f"\n127.0.0.1 {HOST} {BUCKET}.{HOST}\n")
+        run("mount", "--bind", hosts, "/etc/hosts")
+        stack.callback(run, "umount", "/etc/hosts")
+    return Service(directory, tls=tls)
+
+
 def _certificate(place: Path) -> tuple[Path, Path, Path]:
     """A certificate for 127.0.0.1, its key, and the authority that vouches for it."""
     place.mkdir()
@@ -314,4 +361,9 @@ def _end(mount: Mount) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("GIT_CONFIG_NOSYSTEM", "1")
+    if os.environ.get(_INSIDE) is None:
+        # What is mounted here is nobody else's, and ends with this process.
+        os.environ[_INSIDE] = "1"
+        words = [sys.executable, "-m", "tests.campaign", *sys.argv[1:]]
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *words])
     sys.exit(main())

@@ -22,6 +22,10 @@ from typing import Any
 
 from tests.support.mounts import Mount, Service, detach
 
+HOST = "oss.campaign.test"
+NEAR, FAR, NETWORK = "ossfs-near", "ossfs-far", "ossfs-campaign"
+"""Both ends of a cable, and the network namespace of the far one."""
+
 Fault = Callable[["Scene"], Iterator[None]]
 
 
@@ -53,6 +57,8 @@ class Scenario:
     """Size of a small disk for the mount's staging files."""
     workloads: tuple[str, ...] = ()
     """Those that can be played; all when empty."""
+    place: str = ""
+    """Where the server is: "network", at the end of a cable; "name", behind a name; else on loopback."""
     counted: str = ""
     """The name by which the server counts the fault."""
 
@@ -128,6 +134,36 @@ def wrong_certificate(scene: Scene) -> Iterator[None]:
         finally:
             scene.service.pause()
             scene.service.resume()
+
+
+def network_cut(scene: Scene) -> Iterator[None]:
+    """The cable is pulled, and put back after a while."""
+    while True:
+        yield from pauses(scene, 1, 4)
+        subprocess.run(["ip", "link", "set", NEAR, "down"], check=True)
+        scene.happened += 1
+        try:
+            yield from pauses(scene, 1, 8)
+        finally:
+            subprocess.run(["ip", "link", "set", NEAR, "up"], check=True)
+
+
+def names_unknown(scene: Scene) -> Iterator[None]:
+    """The endpoint's name is not to be resolved for a while."""
+    hosts = Path("/etc/hosts")
+    text = hosts.read_text()
+    while True:
+        yield from pauses(scene, 1, 4)
+        # Not another file: this one is mounted there.
+        hosts.write_text("".join(line for line in text.splitlines(True) if HOST not in line))
+        # Connections that are open need no name.
+        scene.service.pause()
+        scene.service.resume()
+        scene.happened += 1
+        try:
+            yield from pauses(scene, 1, 6)
+        finally:
+            hosts.write_text(text)
 
 
 def mount_killed(scene: Scene) -> Iterator[None]:
@@ -244,6 +280,8 @@ SCENARIOS = [
     Scenario("1 KB/s", rules({"action": "slow", "rate": 0.2, "bytes_per_second": 1024}), counted="slow"),
     Scenario("server restarted", server_restarts),
     Scenario("server holds still", server_stops),
+    Scenario("network cut", network_cut, place="network"),
+    Scenario("name not resolved", names_unknown, place="name"),
     Scenario("clock skewed", clock_skew),
     Scenario(
         "token expired",

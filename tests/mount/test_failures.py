@@ -32,7 +32,9 @@ REFUSALS = [
 @pytest.fixture
 def mount(new_mount: Callable[..., Mount], service: Service) -> Mount:
     made = new_mount(chunk_size="5MB", op_timeout=2)
-    made.allowed = ["(?:WARNING|ERROR) .*(?:target|403|503|giving up|not in the bucket|did not reach|no progress)"]
+    made.allowed = [
+        "(?:WARNING|ERROR) .*(?:target|403|503|giving up|not in the bucket|did not reach|no progress)"
+    ]
     return made
 
 

@@ -260,9 +260,18 @@ def _clear(room: Path) -> None:
 class Service:
     """An embedded server in a process of its own, and what the SDK sees in its bucket."""
 
-    def __init__(self, directory: Path, *, tls: tuple[Path, Path, Path] | None = None) -> None:
-        """tls: certificate, key and the CA to trust."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        tls: tuple[Path, Path, Path] | None = None,
+        host: str = "127.0.0.1",
+        within: Sequence[str] = (),
+    ) -> None:
+        """tls: certificate, key and the CA to trust.  within: a command that starts it elsewhere."""
         self.directory = directory
+        self._host = host
+        self._within = within
         self.ca_file = tls[2] if tls else None
         self._tls = tls
         self._errors = directory / "server.log"
@@ -276,12 +285,8 @@ class Service:
             self.sdk.session.session.verify = str(self.ca_file)
 
     def _start(self, port: int, tls: tuple[Path, Path, Path] | None) -> subprocess.Popen[bytes]:
-        command: list[str | os.PathLike[str]] = [
-            sys.executable,
-            "-m",
-            "ossfs.server",
-            self.directory / "data",
-        ]
+        command: list[str | os.PathLike[str]] = [*self._within, sys.executable, "-m", "ossfs.server"]
+        command += [self.directory / "data", "--host", self._host]
         command += ["--bucket", BUCKET, "--control", "--port", str(port)]
         if tls:
             command += ["--cert", tls[0], "--key", tls[1]]
