@@ -50,6 +50,7 @@ coverage: setup
 
 campaign: setup
 	$(PY) -m tests.campaign $(ARGS)
+	$(PY) -m tests.campaign.corruption
 
 check: setup
 	$(VENV)/bin/ruff check .
