@@ -27,6 +27,7 @@ No state; safe from any thread.  Code outside this module decides by class, neve
         ├── InvalidRequest        a 4xx that is a mistake of ours
         ├── Conflict              409 of another kind
         └── Transient             worth another try
+            ├── NoThread              this process gets no more threads; nothing was sent
             ├── Throttled
             ├── ServerFault       5xx, or an answer that makes no sense
             ├── RequestTimeout    the service gave up waiting for our body
@@ -212,6 +213,10 @@ class Transient(StoreError):
     errno = errno.EIO
     level = logging.WARNING
     retryable = True
+
+
+class NoThread(Transient):
+    errno = errno.ENOMEM
 
 
 class Throttled(Transient):

@@ -194,7 +194,9 @@ class Changes:
         version = node.version
         parent.cache.leave(name)
 
-        def ended(gone: bool) -> None:
+        def ended(gone: bool, error: StoreError | None) -> None:
+            if error is not None:
+                parent.refused[name] = error
             parent.cache.left(name, gone=gone)
             if not gone:
                 parent.cache.forget(name)
@@ -204,6 +206,7 @@ class Changes:
         self.lookup.memory.forget(key)
         self.ctx.inodes.detach(node)
         self.entry_changed(parent)
+        parent.refused.pop(name, None)
         self.deletes.queue(key, version, ended)
         return True
 

@@ -137,6 +137,8 @@ class Context:
     """Paths of files whose last bytes did not reach the bucket when nobody listened; told by umount."""
     unborn: set[FileNode] = field(default_factory=set)
     """Files that the bucket has nothing of yet: listings show them, and the directories above them."""
+    unaborted: set[tuple[str, str]] = field(default_factory=set)
+    """(key, upload id) of uploads that were given up, and that the service still has."""
     pace: Pace = field(init=False)
     bodies: Bodies = field(init=False)
 

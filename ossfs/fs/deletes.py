@@ -35,12 +35,16 @@ REPEATS = 3
 PARALLEL_CHECKS = 16
 
 
+Ended = Callable[[bool, StoreError | None], None]
+"""Told whether the name is gone, and why not; no reason when somebody else has made it anew."""
+
+
 @dataclass(eq=False)
 class _Pending:
     key: str
     version: Version | None
     queued_at: float
-    ended: Callable[[bool], None]
+    ended: Ended
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -56,10 +60,10 @@ class Deletes:
         self._idle.set()
         ctx.keys.on_contention = self.hurry
 
-    def queue(self, key: str, version: Version | None, ended: Callable[[bool], None]) -> None:
+    def queue(self, key: str, version: Version | None, ended: Ended) -> None:
         """Delete *key* soon.  It is to be taken by the batch at once: see `hold`.
 
-        ended(gone) is called, in the trio thread, when the outcome is known.
+        ended(gone, error) is called, in the trio thread, when the outcome is known.
         """
         self._waiting.append(_Pending(key, version, trio.current_time(), ended))
         if len(self._waiting) >= DELETE_BATCH:
@@ -128,7 +132,7 @@ class Deletes:
                     pending.key,
                     failure,
                 )
-                self._end(pending, gone=False)
+                self._end(pending, gone=False, error=error)
             else:
                 self._end(pending, gone=True)
 
@@ -154,7 +158,7 @@ class Deletes:
         await run_all(PARALLEL_CHECKS, [lambda p=p: look(p) for p in batch])  # type: ignore[misc]
         return still
 
-    def _end(self, pending: _Pending, *, gone: bool) -> None:
+    def _end(self, pending: _Pending, *, gone: bool, error: StoreError | None = None) -> None:
         if not pending.done.is_set():
             pending.done.set()
-            pending.ended(gone)
+            pending.ended(gone, error)

@@ -127,12 +127,14 @@ class HiddenKeys:
 async def abort_quietly(ctx: Context, key: str, upload_id: str) -> None:
     """Abort an upload because of another failure, which is the one that counts.
 
-    What cannot be aborted stays in the journal.
+    What cannot be aborted is tried again when the mount ends, and stays in the journal.
     """
     with trio.CancelScope(shield=True):
         try:
             await ctx.store.abort(key, upload_id)
         except StoreError as error:
             log.warning("%s", error)
+            ctx.unaborted.add((key, upload_id))
         else:
+            ctx.unaborted.discard((key, upload_id))
             ctx.journal.upload_ended(key, upload_id)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ossfs.errors import PosixError
+from ossfs.errors import PosixError, StoreError
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.dircache import DirCache
 from ossfs.store.base import ListedObject, ObjectInfo
@@ -167,6 +167,7 @@ class DirNode(Node):
         "order",
         "pending",
         "reads",
+        "refused",
     )
 
     def __init__(
@@ -189,6 +190,8 @@ class DirNode(Node):
         """Times were set that the marker does not have yet."""
         self.reads = 0
         """Above zero where stats were followed by opens: there a stat may bring the bytes along."""
+        self.refused: dict[str, StoreError] = {}
+        """Names whose delete was refused after unlink(2) had returned: the next fsync tells."""
 
 
 def exists_now(directory: DirNode, now: float) -> None:

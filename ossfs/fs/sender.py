@@ -18,12 +18,13 @@ from dataclasses import replace
 
 import trio
 
-from ossfs.errors import OssfsError, PosixError, StoreError, level_of
+from ossfs.errors import OssfsError, PosixError, level_of
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.commit import Upload
 from ossfs.fs.content import Chunk, Content, SentRange
 from ossfs.fs.context import Context
+from ossfs.fs.hidden import abort_quietly
 from ossfs.fs.inodes import FileNode, Version
 from ossfs.fs.staging import Staging
 from ossfs.limits import MIB
@@ -244,18 +245,13 @@ class Sender:
         self._staged = {0}
 
     async def abort(self) -> None:
-        """Give the upload up, if there is one.  What cannot be aborted stays in the journal."""
+        """Give the upload up, if there is one."""
         upload, self.upload = self.upload, None
         self._chunks.clear()
         self._staged = {0}
         if upload is None:
             return
-        try:
-            await self._ctx.store.abort(upload.key, upload.upload_id)
-        except StoreError as error:
-            log.warning("%s", error)
-        else:
-            self._ctx.journal.upload_ended(upload.key, upload.upload_id)
+        await abort_quietly(self._ctx, upload.key, upload.upload_id)
 
     def end(self) -> None:
         """No more is sent; memory and disk space go back."""

@@ -28,7 +28,7 @@ from ossfs.fs.commit import fetch
 from ossfs.fs.context import Context, Jobs
 from ossfs.fs.directories import Directories
 from ossfs.fs.handles import DirHandle, FileHandle
-from ossfs.fs.hidden import HiddenKeys
+from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
 from ossfs.fs.lookup import Lookup, Stat
 from ossfs.fs.names import decode_name
@@ -533,6 +533,11 @@ class Tree(ExtendedAttributes):
                 await node.writer.fsync()
         await self.attributes.store_pending(handle.node)
         await self.changes.deletes.flush()
+        if handle.node.refused:
+            # Told once, as errors of write-back are: the program may try again.
+            error = next(iter(handle.node.refused.values()))
+            handle.node.refused.clear()
+            raise error
 
     async def statfs(self) -> FsStat:
         """df(1): hints.  The bucket is asked in the background, and may refuse."""
@@ -596,6 +601,8 @@ class Tree(ExtendedAttributes):
         self.look.flat.stop()
         await self.ctx.jobs.wait_idle()
         self.ctx.bodies.clear()
+        for key, upload_id in list(self.ctx.unaborted):
+            await abort_quietly(self.ctx, key, upload_id)
         try:
             await self.hidden.sweep()
         except StoreError as error:

@@ -67,6 +67,9 @@ class Guard:
             if log.isEnabledFor(level):
                 log.log(level, "%s: %s", name, error)
             raise pyfuse3.FUSEError(_never_enosys(errno_of(error))) from None
+        except MemoryError:
+            log.error("%s: the process gets no more memory", name)
+            raise pyfuse3.FUSEError(errno.ENOMEM) from None
         except Exception:
             log.exception("%s: unforeseen", name)
             raise pyfuse3.FUSEError(errno.EIO) from None

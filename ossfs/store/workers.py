@@ -18,6 +18,8 @@ from typing import Any, Final, TypeVar
 import outcome
 import trio
 
+from ossfs.errors import NoThread
+
 T = TypeVar("T")
 
 IDLE_SECONDS: Final = 50.0
@@ -127,7 +129,15 @@ class Workers:
                 target=self._work, args=(_Worker(job),), name=f"{self._name}-{self._serial}", daemon=True
             )
             self._threads.add(thread)
-        thread.start()
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                # "can't start new thread": memory or the limit of processes is used up.
+                self._threads.discard(thread)
+                if not self._threads:
+                    raise NoThread(f"{self._name}: {error}") from error
+                job.started = False
+                self._queue.append(job)
 
     def _work(self, worker: _Worker) -> None:
         while worker.job is not None:

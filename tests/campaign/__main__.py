@@ -115,6 +115,7 @@ def play(scenario: Scenario, seed: int, seconds: float, names: list[str], keep: 
             room,
             options={
                 "endpoint": endpoint,
+                "nonempty": True,  # git may have made a directory while there was no mount
                 "op_timeout": OP_TIMEOUT,
                 "chunk_size": "5MB",
                 "memory": "64MB",

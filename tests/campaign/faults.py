@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.mounts import Mount, Service, detach
+from tests.support.mounts import Mount, Service, detach, ossfs_command, run_status
 
 HOST = "oss.campaign.test"
 NEAR, FAR, NETWORK = "ossfs-near", "ossfs-far", "ossfs-campaign"
@@ -202,12 +202,17 @@ def mount_stopped(scene: Scene) -> Iterator[None]:
 
 
 def unmounted(scene: Scene) -> Iterator[None]:
-    """ossfs umount while everything is in use; the programs go on as soon as there is a mount again."""
+    """ossfs umount while everything is in use: it waits for the uploads, and refuses while files are open."""
     while True:
-        yield from pauses(scene, 1, 4)
-        scene.mount.umount()
+        yield from pauses(scene, 0.5, 2)
+        command = [*ossfs_command(), "umount", scene.mount.path]
+        status, said = run_status(*command, env=scene.mount.environment)
         scene.happened += 1
-        scene.mount.mount()
+        if status == 0:
+            scene.mount.await_end()
+            scene.mount.mount()
+        elif "is in use" not in said:
+            raise AssertionError(said)
 
 
 def limit(kind: int, value: int) -> Fault:
@@ -240,10 +245,10 @@ def files_limit(scene: Scene) -> Iterator[None]:
 
 
 def address_limit(scene: Scene) -> Iterator[None]:
-    """The mount gets no more address space than 48 MiB above what it has."""
+    """The mount gets no more address space than 200 MiB above what it has: too little for its threads."""
     with open(f"/proc/{scene.mount.pid}/statm") as statm:
         pages = int(statm.read().split()[0])
-    yield from limit(resource.RLIMIT_AS, pages * 4096 + (48 << 20))(scene)
+    yield from limit(resource.RLIMIT_AS, pages * 4096 + (200 << 20))(scene)
 
 
 def http(status: int, rate: float) -> Fault:

@@ -271,6 +271,8 @@ def database(p: Program) -> None:
 def git(p: Program) -> None:
     """Commits.  The ledger has the last one as `head`."""
     here = p.directory / "repo"
+    if not p.directory.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no mount")  # git would make the directory
     if not (here / ".git" / "HEAD").exists():
         _git(p, "init", "-q", "-b", "main", str(here))
     for lock in (here / ".git").glob("*.lock"):
@@ -281,6 +283,8 @@ def git(p: Program) -> None:
     _git(p, "-C", str(here), "add", "-A")
     _git(p, "-C", str(here), "commit", "-q", "--allow-empty", "-m", "more")
     head = _git(p, "-C", str(here), "rev-parse", "HEAD").strip()
+    if not os.path.ismount(p.directory.parent):
+        raise OSError(errno.ENOTCONN, "there was no mount")
     p.ledger.done(**{"git:head": head})
 
 

@@ -97,6 +97,22 @@ async def test_a_refused_delete_brings_the_name_back(
     assert "d/f could not be removed" in caplog.text
 
 
+async def test_fsync_of_the_directory_tells_of_a_refused_delete(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """Also of one that was refused before; once, as errors of write-back are told."""
+    store.add("d/f", b"x")
+    store.faults += [Fault(op="delete_many", error=AccessDenied), Fault(op="delete", error=AccessDenied)]
+    await fs.unlink("d/f")
+    await trio.sleep(2)
+    handle = await fs.tree.opendir(await fs.walk("d"))
+    with pytest.raises(AccessDenied):
+        await fs.tree.fsyncdir(handle)
+    await fs.tree.fsyncdir(handle)
+    await fs.tree.releasedir(handle)
+    assert "d/f" in store.objects
+
+
 @pytest.mark.parametrize("error", [ConnectionLost, ServerFault])
 async def test_a_lost_answer_while_another_machine_makes_the_name_anew(
     error: type[Exception], fs: Posix, store: MemoryStore, autojump_clock: object

@@ -688,6 +688,20 @@ async def test_versioned_buckets_look_before_they_create(autojump_clock: object)
         assert store.data("d/f") == b"theirs"
 
 
+async def test_an_abort_that_failed_is_tried_again_at_the_end(
+    store: MemoryStore, autojump_clock: object
+) -> None:
+    async with mounted(store) as fs:
+        store.faults += [
+            Fault(op="complete", error=AccessDenied),
+            Fault(op="abort", error=AccessDenied, count=1),
+        ]
+        with pytest.raises(OssfsError):
+            await fs.write_file("f", bytes(3 * fs.tree.ctx.config.chunk_size))
+        assert store.uploads
+    assert not store.uploads
+
+
 @pytest.mark.parametrize("op", ["initiate", "put_part", "copy", "complete", "head", "delete", "abort"])
 async def test_the_old_object_survives_a_failure_at_every_point(op: str, autojump_clock: object) -> None:
     """A patched part without its bytes at hand: the old object, or all of the new one, never half."""

@@ -6,7 +6,9 @@ import threading
 
 import pytest
 import trio
+import trio.testing
 
+from ossfs.errors import NoThread
 from ossfs.store.workers import Workers
 
 
@@ -44,6 +46,39 @@ async def test_grows_up_to_the_limit_and_queues_beyond() -> None:
     assert peak <= 3
     assert len(workers) <= 3
     workers.close()
+
+
+async def test_without_more_threads_those_that_are_there_do_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A limit of processes or of memory: "can't start new thread"."""
+    workers = Workers(3)
+    gate = threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(workers.run, lambda: gate.wait(5))
+            await trio.testing.wait_all_tasks_blocked()
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+            done: list[int] = []
+
+            async def second() -> None:
+                done.append(await workers.run(lambda: 42))
+
+            nursery.start_soon(second)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(workers) == 1 and not done
+            gate.set()
+        assert done == [42]
+    for thread in workers.close():
+        thread.join(5)
+    alone = Workers(3)
+    with pytest.raises(NoThread):
+        await alone.run(lambda: 1)
+    assert not alone.close()
 
 
 async def test_cancel_ends_the_call_and_waits_for_the_thread() -> None:
