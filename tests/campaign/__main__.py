@@ -26,11 +26,13 @@ from tests.campaign.ledger import ABSENT, ANYTHING, digest, possible
 from tests.campaign.workloads import WORKLOADS
 from tests.support.mounts import (
     BUCKET,
+    UNMOUNT_SECONDS,
     Mount,
     Room,
     Service,
     detach,
     is_mounted,
+    ossfs_command,
     run,
     run_status,
     spawn,
@@ -115,13 +117,15 @@ def play(scenario: Scenario, seed: int, seconds: float, names: list[str], keep: 
             room,
             options={
                 "endpoint": endpoint,
-                "nonempty": True,  # git may have made a directory while there was no mount
                 "op_timeout": OP_TIMEOUT,
                 "chunk_size": "5MB",
                 "memory": "64MB",
                 **scenario.options,
             },
         )
+        # So that nobody writes beside the mount while there is none.
+        run("mount", "-t", "tmpfs", "-o", "ro,size=4k", "tmpfs", mount.path)
+        stack.callback(detach, str(mount.path))
         stack.callback(_end, mount)
         staging = top / "staging"
         staging.mkdir()
@@ -178,8 +182,18 @@ class _Play:
         if not result.struck:
             result.problems.append("the fault never struck")
         self._gather()
+        if self.scenario.may_die and not scene.mount.running():
+            detach(str(scene.mount.path))
+            scene.mount.mount()
+            before = self._idle()
         self._recovered(before)
-        scene.mount.umount()
+        # 1: it names files that did not reach the bucket, which their programs were told of.
+        status, said = run_status(
+            *ossfs_command(), "umount", scene.mount.path, env=scene.mount.environment, seconds=UNMOUNT_SECONDS
+        )
+        if status and "failed to upload" not in said:
+            result.problems.append(f"ossfs umount: {status}: {said.strip()[-200:]}")
+        scene.mount.await_end(status)
         self._accounts(names)
 
     def _program(self, name: str, seed: int) -> subprocess.Popen[bytes]:

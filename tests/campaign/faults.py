@@ -59,6 +59,8 @@ class Scenario:
     """Those that can be played; all when empty."""
     place: str = ""
     """Where the server is: "network", at the end of a cable; "name", behind a name; else on loopback."""
+    may_die: bool = False
+    """The mount may end.  What it has accepted counts all the same."""
     counted: str = ""
     """The name by which the server counts the fault."""
 
@@ -296,7 +298,7 @@ SCENARIOS = [
     Scenario("wrong certificate", wrong_certificate, tls=True),
     Scenario("staging disk full", nothing, {"memory": "32MB"}, tmpfs="1m"),
     Scenario("file descriptors used up", files_limit),
-    Scenario("memory limit", address_limit),
+    Scenario("memory limit", address_limit, may_die=True),
     Scenario("mount killed", mount_killed),
     Scenario("programs killed", programs_killed),
     Scenario("mount stopped", mount_stopped),

@@ -120,7 +120,7 @@ class Program:
         try:
             found = (self.directory / name).read_bytes()
         except FileNotFoundError:
-            if os.path.ismount(self.directory.parent):
+            if self.directory.exists():  # the mount is there
                 self.problems.append(f"{self.name}/{name} is not there")
             raise
         if found != self.files[name]:
@@ -283,7 +283,7 @@ def git(p: Program) -> None:
     _git(p, "-C", str(here), "add", "-A")
     _git(p, "-C", str(here), "commit", "-q", "--allow-empty", "-m", "more")
     head = _git(p, "-C", str(here), "rev-parse", "HEAD").strip()
-    if not os.path.ismount(p.directory.parent):
+    if not p.directory.exists():
         raise OSError(errno.ENOTCONN, "there was no mount")
     p.ledger.done(**{"git:head": head})
 
