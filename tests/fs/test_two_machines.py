@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import trio
 
-from ossfs.errors import OssfsError, errno_of
-from tests.support.memory_store import MemoryStore
+from ossfs.errors import AccessDenied, OssfsError, errno_of
+from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import Posix, mounted
 
 pytestmark = pytest.mark.timeout(60)
@@ -130,3 +130,32 @@ async def test_a_directory_whose_marker_another_machine_removed_has_no_attribute
     await trio.sleep(6)
     assert await fs.listdir("d") == ["x"]
     assert stat.S_IMODE((await fs.stat("d")).mode) == 0o755
+
+
+@pytest.mark.parametrize("op", ["list", "copy", "delete_many"])
+@pytest.mark.parametrize("skip", range(4))
+async def test_a_directory_rename_that_fails_anywhere_loses_nothing(
+    op: str, skip: int, fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """Copies that are in flight when one fails are removed, too."""
+    await fs.mkdir("d")
+    files = {f"{n}": b"%d" % n for n in range(6)}
+    for name, data in files.items():
+        await fs.write_file(f"d/{name}", data)
+    unsteady(store, skip)
+    fault = Fault(op=op, error=AccessDenied, skip=skip, count=-1)
+    store.faults.append(fault)
+    try:
+        await fs.rename("d", "e")
+    except OssfsError as error:
+        assert fault.hits and errno_of(error) == errno.EACCES
+        store.faults.clear()
+        if op != "delete_many":  # some may be deleted, and their copies stay
+            assert {key: item.data for key, item in store.objects.items() if key[-1] != "/"} == {
+                f"d/{name}": data for name, data in files.items()
+            }
+            assert sorted(await fs.listdir("d")) == sorted(files)
+    else:
+        assert not fault.hits
+    held = {key[2:]: item.data for key, item in store.objects.items() if key[2:]}
+    assert held == files
