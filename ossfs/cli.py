@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from ossfs import __version__
 from ossfs.daemon import user_error_in
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ossfs.config import MountConfig
     from ossfs.control import UploadProgress
     from ossfs.registry import MountRecord
+    from ossfs.store.credentials import CredentialsProvider
 
 app = typer.Typer(
     name="ossfs",
@@ -55,7 +57,19 @@ def _root(
 # mount
 
 
-@app.command()
+class _MountCommand(TyperCommand):
+    """Its help ends with all options, which are not known before the configuration's module is imported."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """See click.Command."""
+        from ossfs.config import MountConfig, option_names
+
+        with formatter.section("Options of -o"):
+            fields = MountConfig.model_fields
+            formatter.write_dl([(name, fields[name].description or "") for name in option_names()])
+
+
+@app.command(cls=_MountCommand)
 def mount(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="bucket, bucket:/prefix or oss://bucket/prefix")
@@ -71,8 +85,9 @@ def mount(
 ) -> int:
     """Mount a bucket; return once it is usable.
 
-    Credentials come from OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN in the environment
-    or from -o passwd_file=FILE, never from an argument.  Each option may also be an environment variable
+    Credentials come from OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN in the environment,
+    from -o passwd_file=FILE, from files of ossutil and aliyun, or from a RAM role (-o credentials= names one
+    of them), never from an argument.  Each option may also be an environment variable
     (OSSFS_REGION) or a line of a TOML file (-o config=FILE).
     """
     from ossfs import logs
@@ -80,7 +95,7 @@ def mount(
     from ossfs.config import load_config
 
     config = load_config(source, mountpoint, options or [])
-    _check_credentials(config)
+    credentials = _credentials(config)
     _check_readable("ca_file", config.ca_file)
     places.check_fuse(config.allow_other)
     log_place = logs.set_up(
@@ -90,28 +105,25 @@ def mount(
     config = config.model_copy(update={"mountpoint": place})
     _await_turn(config)
     if foreground:
-        return _serve_mount(config, lambda: None)
+        return _serve_mount(config, lambda: None, credentials)
 
     from ossfs.daemon import run_in_background
 
-    return run_in_background(lambda ready: _serve_mount(config, ready), log_place=log_place)
+    return run_in_background(lambda ready: _serve_mount(config, ready, credentials), log_place=log_place)
 
 
-def _serve_mount(config: MountConfig, ready: Callable[[], None]) -> int:
+def _serve_mount(config: MountConfig, ready: Callable[[], None], credentials: CredentialsProvider) -> int:
     # Imported by the process that serves, after the fork: trio and pyfuse3 come with it.
     from ossfs.mount import run
 
-    return run(config, ready)
+    return run(config, ready, credentials)
 
 
-def _check_credentials(config: MountConfig) -> None:
-    """Say that the key or the secret is missing before anything else is begun, and keep them from the log."""
-    from ossfs import logs
-    from ossfs.store.credentials import load_credentials
+def _credentials(config: MountConfig) -> CredentialsProvider:
+    """Find the keys, or say what is missing, before anything else is begun."""
+    from ossfs.access import find_credentials
 
-    credentials = load_credentials(config.bucket, config.passwd_file, os.environ).get()
-    logs.hide(credentials.access_key_secret)
-    logs.hide(credentials.security_token)
+    return find_credentials(config)
 
 
 def _check_readable(option: str, path: str | None) -> None:
@@ -170,7 +182,6 @@ def cleanup(
     except ValueError as error:
         raise ConfigError(f"--older-than {older_than} {error}") from None
     config = load_config(source, "/", options or [])
-    _check_credentials(config)
     logs.set_up("warning", background=False)
 
     from ossfs.mount import clean_up

@@ -34,6 +34,7 @@ from pydantic_settings import (
 from ossfs.errors import ConfigError
 from ossfs.limits import DEFAULT_CHUNK_SIZE, MAX_PART_SIZE, MIN_CHUNK_SIZE
 from ossfs.values import (
+    CREDENTIAL_SOURCES,
     CREDENTIALS_HINT,
     MIN_MEMORY,
     REGION,
@@ -52,6 +53,7 @@ from ossfs.values import (
     parse_region,
     parse_seconds,
     parse_size,
+    parse_text,
     seconds_between,
     size_between,
     whole,
@@ -115,6 +117,21 @@ class MountConfig(BaseSettings):
         None, description="PEM file with the CAs to trust instead of the system's"
     )
     passwd_file: FilePath | None = Field(None, description="file with [bucket:]ID:SECRET lines")
+    credentials: Annotated[str, BeforeValidator(one_of(*CREDENTIAL_SOURCES))] = Field(
+        "auto", description="where the access keys come from: " + ", ".join(CREDENTIAL_SOURCES)
+    )
+    credential_process: Annotated[str, BeforeValidator(parse_text)] | None = Field(
+        None, description="command that prints access keys as JSON"
+    )
+    ram_role: Annotated[str, BeforeValidator(parse_text)] | None = Field(
+        None, description="RAM role of this ECS instance, by name"
+    )
+    role_arn: Annotated[str, BeforeValidator(parse_text)] | None = Field(
+        None, description="ARN of a RAM role to assume with the access keys that were found"
+    )
+    profile: Annotated[str, BeforeValidator(parse_text)] | None = Field(
+        None, description="profile of a configuration file of ossutil or aliyun that has several"
+    )
     encrypt: Annotated[str | None, BeforeValidator(parse_encrypt)] = Field(
         None,
         description="server-side encryption of all that is written: true (AES256), AES256, KMS, SM4, false",
@@ -369,6 +386,9 @@ def split_options(text: str) -> list[str]:
     return [piece for piece in (piece.strip() for piece in pieces) if piece]
 
 
+OPTIONS_HINT: Final = "`ossfs mount --help` lists what is accepted"
+
+
 def _check_name(name: str, where: str) -> None:
     """Refuse what is no option, by name only: its value may be somebody's secret."""
     if re.sub(r"[^a-z]", "", name.lower()) in _CREDENTIAL_WORDS:
@@ -377,7 +397,7 @@ def _check_name(name: str, where: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"{where}: unknown option {_show(name)}; {hint}accepted: {' '.join(names)}")
+        raise ConfigError(f"{where}: unknown option {_show(name)}; {hint}{OPTIONS_HINT}")
 
 
 def parse_options(arguments: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -456,7 +476,7 @@ def _check_environment() -> None:
         if near:
             raise ConfigError(
                 f"environment variable {variable} is unknown; did you mean {ENV_PREFIX}{near[0].upper()}? "
-                f"accepted: {ENV_PREFIX} with one of {' '.join(names)}"
+                f"{OPTIONS_HINT}"
             )
 
 

@@ -36,6 +36,7 @@ _SECRET_PATTERNS: Final = (
     re.compile(
         r"(?i)(\bauthorization['\"]?\s*[:=]\s*['\"]?)(?:OSS4-HMAC-SHA256\s[^'\"\n]+|OSS\s[^\s'\",}]+)"
     ),
+    re.compile(r"(?i)(\b(?:security|sts|session)_?token['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+"),
     re.compile(r"(?i)(\b(?:access_?key_?)?secret['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+"),
 )
 

@@ -24,6 +24,7 @@ import pyfuse3
 import trio
 
 from ossfs import __version__, journal, logs
+from ossfs.access import find_credentials, forget_secrets, store_config
 from ossfs.config import MountConfig
 from ossfs.control import ControlTarget, ProgressReport, serve_control
 from ossfs.errors import MountError, StoreError
@@ -37,8 +38,8 @@ from ossfs.metrics import Metrics
 from ossfs.preflight import explain
 from ossfs.registry import Registration, Registry
 from ossfs.store.base import ObjectStore
-from ossfs.store.credentials import CredentialsProvider, load_credentials
-from ossfs.store.oss import StoreConfig, open_store
+from ossfs.store.credentials import CredentialsProvider
+from ossfs.store.oss import open_store
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,17 @@ UMOUNT_NOFOLLOW = 8
 MNT_DETACH = 2
 
 
-def run(config: MountConfig, ready: Callable[[], None]) -> int:
+def run(
+    config: MountConfig, ready: Callable[[], None], credentials: CredentialsProvider | None = None
+) -> int:
     """Mount, call *ready* once it is usable, serve until it is unmounted; the exit status.
 
+    credentials: found by the caller already; sought here otherwise.
     1 when files did not reach the bucket.  Raises UserError with the reason when it cannot be mounted.
     """
-    credentials = load_credentials(config.bucket, config.passwd_file, os.environ)
+    if credentials is None:
+        credentials = find_credentials(config)
+    forget_secrets()
     registry = Registry()
     where = (config.bucket, config.prefix, config.endpoint_url)
     left = registry.wait_for_predecessors(*where, report=log.info)
@@ -85,10 +91,10 @@ def clean_up(config: MountConfig, *, older_than: float, dry_run: bool, report: C
 
     Raises UserError when the bucket cannot be reached.
     """
-    credentials = load_credentials(config.bucket, config.passwd_file, os.environ)
+    credentials = find_credentials(config)
 
     async def work() -> int:
-        async with open_store(_store_config(config), credentials, Metrics()) as store:
+        async with open_store(store_config(config), credentials, Metrics()) as store:
             await _preflight(store, config)
             return await journal.sweep(
                 store,
@@ -101,18 +107,6 @@ def clean_up(config: MountConfig, *, older_than: float, dry_run: bool, report: C
             )
 
     return trio.run(work)
-
-
-def _store_config(config: MountConfig) -> StoreConfig:
-    return StoreConfig(
-        bucket=config.bucket,
-        endpoint=config.endpoint_url,
-        region=config.signing_region,
-        ca_file=config.ca_file,
-        encrypt=config.encrypt,
-        max_connections=config.connections,
-        call_timeout=config.op_timeout,
-    )
 
 
 async def _preflight(store: ObjectStore, config: MountConfig) -> None:
@@ -153,7 +147,7 @@ class _Mount:
         """Is it unmounted already, while programs still hold files of it?"""
 
     async def run(self) -> list[str]:
-        async with open_store(_store_config(self.config), self.credentials, self.metrics) as store:
+        async with open_store(store_config(self.config), self.credentials, self.metrics) as store:
             await _preflight(store, self.config)
             versioned = await self._versioning(store)
             record = self._journal()

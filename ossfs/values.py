@@ -30,6 +30,19 @@ CREDENTIALS_HINT: Final = (
     "credentials are accepted from OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN in the "
     "environment, or from a file named by -o passwd_file=FILE"
 )
+CREDENTIAL_SOURCES: Final = (
+    "auto",
+    "environment",
+    "oidc",
+    "passwd",
+    "ossutil",
+    "aliyun",
+    "ini",
+    "uri",
+    "ecs",
+    "anonymous",
+)
+"""Values of the option `credentials`: auto tries the others in this order, but for anonymous."""
 
 
 def parse_bool(value: object) -> bool:
@@ -173,6 +186,12 @@ def parse_path(value: object) -> str:
         raise ValueError("is no path; accepted: the path of a file or directory")
     # Absolute from here on: a mount in the background has / as its working directory.
     return os.path.abspath(os.path.expanduser(value))
+
+
+def parse_text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError("is no text; accepted: one line that is not empty")
+    return value.strip()
 
 
 def parse_region(value: object) -> str:

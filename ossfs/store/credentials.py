@@ -1,18 +1,18 @@
-"""Who we are to the service: where the keys come from, and how oss2 signs with them.
+"""Who we are to the service: what credentials are, how they stay fresh, and how oss2 signs with them.
 
-Threading: providers may be asked from any thread; `refresh` may block.
+Threading: providers may be asked from any thread.  `refresh` may block, and so may `get` of temporary
+credentials that have run out: requests are signed in worker threads, so the loop does not wait.
 
-Two sources for now, a file that was named and the environment; a provider is anything with `get`
-and `refresh`, so that a chain of more can be one too.  The names of the environment's variables are
-oss2's (EnvironmentVariableCredentialsProvider), the file's form is ossfs 1.x's.
+Where the keys come from is told in chain.py.
 """
 
 from __future__ import annotations
 
 import hmac
-import os
-import stat
-from collections.abc import Mapping
+import logging
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -20,12 +20,22 @@ from urllib.parse import quote_from_bytes
 
 import oss2
 
+from ossfs import logs
 from ossfs.errors import ConfigError
 
-SYSTEM_PASSWD_FILE: Final = "/etc/passwd-ossfs"  # noqa: S105  a path
-"""The one file that a group may read: ossfs 1.x has it so (mode 640)."""
+log = logging.getLogger(__name__)
 
-_ACCEPTED: Final = "set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET, or name a file with -o passwd_file="
+MAX_MARGIN: Final = 900.0
+"""Seconds before they run out from which credentials are renewed, at most: the alibabacloud-credentials
+library calls them stale 15 minutes before."""
+_MARGIN_SHARE: Final = 0.15
+"""The same as a share of their lifetime, for short-lived ones: oss2's rule."""
+_TOO_LATE: Final = 10.0
+"""Seconds of validity with which a request is not begun any more: it has to arrive, too."""
+_AGAIN_AFTER: Final = 60.0
+"""Seconds between two attempts to renew credentials that are still good."""
+_AGAIN_WHEN_EXPIRED: Final = 5.0
+"""The same when they have run out, so that a dead source is not asked by each of many requests."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,9 @@ class Credentials:
 
 
 class CredentialsProvider(Protocol):
-    """Where credentials come from."""
+    """Where credentials come from.  source: a few words that say where, for people."""
+
+    source: str
 
     def get(self) -> Credentials:
         """The current ones; from any thread."""
@@ -56,7 +68,8 @@ class CredentialsProvider(Protocol):
 class StaticCredentials:
     """Keys that do not change."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, source: str = "given") -> None:
+        self.source = source
         self._credentials = credentials
 
     def get(self) -> Credentials:
@@ -66,83 +79,83 @@ class StaticCredentials:
         """Nothing can be done."""
 
 
-class PasswdFile:
-    """Lines of `[bucket:]AccessKeyId:AccessKeySecret`; # begins a comment.  Read again by refresh.
+class Anonymous(StaticCredentials):
+    """No keys: requests are not signed.  For buckets that everybody may read."""
 
-    Raises ConfigError when the file cannot be used.
+    def __init__(self) -> None:
+        super().__init__(Credentials("", ""), "anonymous: requests are not signed")
+
+
+class RefreshingCredentials:
+    """Credentials that are fetched again: before they run out, and when the service calls them expired.
+
+    fetch: blocks; returns new ones, or raises ConfigError with the reason.  It is called at once.
+    clock: unix seconds.
+
+    The one who asks shortly before they run out gets the old ones, and a thread fetches the new ones;
+    only when they have run out does he wait.  When none can be had the old ones are kept: the service
+    has the last word.
     """
 
-    def __init__(self, bucket: str, path: str) -> None:
-        self._bucket = bucket
-        self._path = path
-        self._credentials = self._read()
+    def __init__(
+        self, source: str, fetch: Callable[[], Credentials], clock: Callable[[], float] = time.time
+    ) -> None:
+        self.source = source
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._renewing = threading.Lock()
+        self._generation = 0
+        self._take(fetch())
+
+    def _take(self, fetched: Credentials) -> None:
+        logs.hide(fetched.access_key_secret)
+        logs.hide(fetched.security_token)
+        now = self._clock()
+        lifetime = (fetched.expiration or now) - now
+        self._margin = max(0.0, min(MAX_MARGIN, lifetime * _MARGIN_SHARE))
+        self._next_try = now + min(_AGAIN_AFTER, max(0.0, lifetime - self._margin))
+        self._current = fetched
+        self._generation += 1
 
     def get(self) -> Credentials:
-        return self._credentials
+        """The current ones.  Waits for new ones only when these have run out."""
+        current = self._current
+        if current.expiration is None:
+            return current
+        now = self._clock()
+        left = current.expiration - now
+        if left <= min(_TOO_LATE, self._margin):
+            self._renew(self._generation, only_when_due=True)
+        elif left <= self._margin and now >= self._next_try and self._renewing.acquire(blocking=False):
+            threading.Thread(target=self._renew_ahead, name="ossfs-credentials", daemon=True).start()
+        return self._current
 
     def refresh(self) -> None:
-        """Read the file again: somebody may have put new keys there."""
-        self._credentials = self._read()
+        """Fetch new ones; of many threads that ask at a time, one does it for all."""
+        self._renew(self._generation, only_when_due=False)
 
-    def _read(self) -> Credentials:
-        path = self._path
+    def _renew_ahead(self) -> None:
         try:
-            with open(path, encoding="utf-8") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                allowed = 0o640 if path == SYSTEM_PASSWD_FILE else 0o600
-                if mode & 0o077 & ~allowed:
-                    raise ConfigError(
-                        f"passwd_file {path} has mode {mode:04o}: others could use its secrets; "
-                        f"make it {allowed:04o} (chmod {allowed:o} {path})"
-                    )
-                text = file.read()
-        except OSError as error:
-            raise ConfigError(f"passwd_file {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigError(f"passwd_file {path} is not text: lines are [bucket:]KEY_ID:SECRET") from None
-        return self._parse(text)
+            self._renew(self._generation, only_when_due=True)
+        finally:
+            self._renewing.release()
 
-    def _parse(self, text: str) -> Credentials:
-        general: Credentials | None = None
-        for number, line in enumerate(text.splitlines(), 1):
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            fields = [part.strip() for part in line.split(":")]
-            if len(fields) not in (2, 3) or not all(fields):
-                raise ConfigError(
-                    f"passwd_file {self._path} line {number} is malformed: lines are [bucket:]KEY_ID:SECRET"
-                )
-            credentials = Credentials(fields[-2], fields[-1])
-            if len(fields) == 3 and fields[0] == self._bucket:
-                return credentials
-            if len(fields) == 2 and general is None:
-                general = credentials
-        if general is None:
-            raise ConfigError(
-                f"passwd_file {self._path} has no line for bucket {self._bucket}: "
-                "lines are [bucket:]KEY_ID:SECRET"
-            )
-        return general
-
-
-def load_credentials(bucket: str, passwd_file: str | None, environ: Mapping[str, str]) -> CredentialsProvider:
-    """The credentials for *bucket*: those of the file when one is named, else the environment's.
-
-    Raises ConfigError with one line that says what is missing and what is accepted.
-    """
-    if passwd_file:
-        return PasswdFile(bucket, passwd_file)
-    key_id = environ.get("OSS_ACCESS_KEY_ID", "").strip()
-    secret = environ.get("OSS_ACCESS_KEY_SECRET", "").strip()
-    if not key_id and not secret:
-        raise ConfigError(f"no credentials: {_ACCEPTED}")
-    if not key_id:
-        raise ConfigError(f"OSS_ACCESS_KEY_SECRET is set, but OSS_ACCESS_KEY_ID is missing: {_ACCEPTED}")
-    if not secret:
-        raise ConfigError(f"OSS_ACCESS_KEY_ID is set, but OSS_ACCESS_KEY_SECRET is missing: {_ACCEPTED}")
-    token = environ.get("OSS_SESSION_TOKEN", "").strip()
-    return StaticCredentials(Credentials(key_id, secret, token))
+    def _renew(self, generation: int, *, only_when_due: bool) -> None:
+        with self._lock:
+            if self._generation != generation:
+                return  # another thread was faster
+            now = self._clock()
+            if only_when_due and now < self._next_try:
+                return
+            try:
+                self._take(self._fetch())
+            except ConfigError as error:
+                left = (self._current.expiration or now) - now
+                self._next_try = now + (_AGAIN_AFTER if left > _AGAIN_AFTER else _AGAIN_WHEN_EXPIRED)
+                log.warning("new credentials cannot be had, the old ones are kept: %s", error)
+            else:
+                log.info("new credentials from %s", self.source)
 
 
 class _ForOss2:
@@ -185,6 +198,8 @@ class SignerV4(oss2.ProviderAuthV4):  # type: ignore[misc]
 
 def make_auth(provider: CredentialsProvider, region: str | None) -> Any:
     """The oss2 auth object: V4 when the region is known, since V4 signs it, else V1."""
+    if isinstance(provider, Anonymous):
+        return oss2.AnonymousAuth()
     if region:
         return SignerV4(_ForOss2(provider))
     return oss2.ProviderAuth(_ForOss2(provider))

@@ -13,10 +13,17 @@ from oss2.auth import ProviderAuthV4
 from oss2.http import Request
 
 from ossfs.errors import ConfigError
-from ossfs.store import credentials as module
-from ossfs.store.credentials import Credentials, StaticCredentials, load_credentials, make_auth
+from ossfs.store import passwd_file as module
+from ossfs.store.chain import Wanted
+from ossfs.store.chain import load_credentials as load
+from ossfs.store.credentials import Credentials, CredentialsProvider, StaticCredentials, make_auth
 
+OFF_CLOUD = {"ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true"}
 KEYS = StaticCredentials(Credentials("id", "secret", "token"))
+
+
+def load_credentials(bucket: str, path: str | None, environ: dict[str, str]) -> CredentialsProvider:
+    return load(Wanted(bucket, passwd_file=path, home="/nonexistent"), {**OFF_CLOUD, **environ})
 
 
 def passwd(directory: Path, text: str, mode: int = 0o600) -> str:

@@ -14,8 +14,9 @@ from ossfs.errors import ServerFault, TokenExpired
 from ossfs.metrics import Metrics
 from ossfs.server import RunningServer
 from ossfs.store.base import ObjectHeaders, PartResult
-from ossfs.store.credentials import Credentials, PasswdFile, StaticCredentials
+from ossfs.store.credentials import Credentials, StaticCredentials
 from ossfs.store.oss import StoreConfig, open_store
+from ossfs.store.passwd_file import PasswdFile
 from tests.store.conftest import credentials_of
 from tests.store.scripted import Scripted, Talk, ok
 

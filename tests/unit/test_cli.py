@@ -176,7 +176,7 @@ def test_a_ca_file_that_cannot_be_read(
 STUBBED_MOUNT = """
 import os, sys, types
 stub = types.ModuleType("ossfs.mount")
-def run(config, ready):
+def run(config, ready, credentials=None):
     import threading
     {body}
 stub.run = run

@@ -1,0 +1,83 @@
+"""How a configuration's bucket is reached: its credentials, and what the store is told.
+
+Threading: `find_credentials` blocks; `forget_secrets` is called once, before threads are started.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from ossfs.config import MountConfig
+from ossfs.store.chain import Wanted, load_credentials
+from ossfs.store.credentials import CredentialsProvider
+from ossfs.store.remote import SECRET_VARIABLES
+
+if TYPE_CHECKING:
+    from ossfs.store.oss import StoreConfig
+
+log = logging.getLogger(__name__)
+
+
+def wanted_credentials(config: MountConfig) -> Wanted:
+    """What the options say of credentials."""
+    return Wanted(
+        bucket=config.bucket,
+        choice=config.credentials,
+        passwd_file=config.passwd_file,
+        process=config.credential_process,
+        ram_role=config.ram_role,
+        role_arn=config.role_arn,
+        profile=config.profile,
+    )
+
+
+def find_credentials(config: MountConfig) -> CredentialsProvider:
+    """The credentials for the bucket of *config*; ConfigError says what was looked at.  Blocks."""
+    return load_credentials(wanted_credentials(config), os.environ)
+
+
+def store_config(config: MountConfig) -> StoreConfig:
+    """What the store is told."""
+    from ossfs.store.oss import StoreConfig  # not before a mount has forked: trio comes with it
+
+    return StoreConfig(
+        bucket=config.bucket,
+        endpoint=config.endpoint_url,
+        region=config.signing_region,
+        ca_file=config.ca_file,
+        encrypt=config.encrypt,
+        max_connections=config.connections,
+        call_timeout=config.op_timeout,
+    )
+
+
+def forget_secrets() -> None:
+    """Take access keys out of this process's environment, for its children and for /proc/PID/environ.
+
+    /proc/PID/environ shows the memory in which the environment was handed over at exec, whatever was set or
+    unset later; so the values are overwritten there.  Where the kernel does not say where that is, they stay:
+    only root and the user himself can read them.
+    """
+    present = [name for name in SECRET_VARIABLES if os.environ.pop(name, "")]
+    if not present:
+        return
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            # proc(5): fields 50 and 51, counted from 1; the second is a name that may hold blanks.
+            fields = file.read().rpartition(b")")[2].split()
+        start, end = int(fields[47]), int(fields[48])
+    except (OSError, ValueError, IndexError) as error:
+        log.debug("the environment's place is not known: %s", error)
+        return
+    if not 0 < start < end:
+        return
+    block = ctypes.string_at(start, end - start)
+    offset = 0
+    for entry in block.split(b"\0"):
+        key, equals, value = entry.partition(b"=")
+        if equals and value and os.fsdecode(key) in present:
+            ctypes.memset(start + offset + len(key) + 1, 0, len(value))
+        offset += len(entry) + 1
