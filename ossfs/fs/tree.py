@@ -30,11 +30,12 @@ from ossfs.fs.directories import Directories
 from ossfs.fs.handles import DirHandle, FileHandle
 from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
-from ossfs.fs.lookup import Lookup, Stat
+from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import decode_name
 from ossfs.fs.ports import Caller, FsConfig, Journal, Kernel
 from ossfs.fs.renames import Renames
 from ossfs.fs.setattrs import AttributeStore
+from ossfs.fs.stats import Stat
 from ossfs.fs.writer import Writer, note_version
 from ossfs.fs.xattrs import ExtendedAttributes
 from ossfs.metrics import Metrics

@@ -1,5 +1,7 @@
 """Extended attributes, call by call: kept in one metadata header of the object, as ossfs 1.x does.
 
+Those of virtual.py are answered from what the service says of the object.
+
 Threading: trio thread only.
 """
 
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ossfs.errors import PosixError
 from ossfs.fs import attrs as attributes
+from ossfs.fs import virtual
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.context import Context
 from ossfs.fs.inodes import DirNode, FileNode, Node
@@ -38,20 +41,28 @@ class ExtendedAttributes:
         brings a question for security.capability."""
         if not raw.startswith((b"user.", b"trusted.")):
             raise PosixError(errno.ENODATA)
-        attrs = await self._attrs(self.look.node(ino))
+        node = self.look.node(ino)
+        if raw in virtual.NAMES:
+            return await virtual.value_of(self.ctx, node, raw)
+        attrs = await self._attrs(node)
         try:
             return attrs.xattrs[raw.decode()]
         except (KeyError, UnicodeDecodeError):
             raise PosixError(errno.ENODATA) from None
 
     async def listxattr(self, ino: int, *, privileged: bool = True) -> list[bytes]:
-        """The names; those of trusted. only for root, who alone can read them."""
+        """The names, virtual ones left out; those of trusted. only for root, who alone can read them."""
         attrs = await self._attrs(self.look.node(ino))
-        return [name.encode() for name in attrs.xattrs if privileged or not name.startswith("trusted.")]
+        names = [name.encode() for name in attrs.xattrs]
+        return [n for n in names if n not in virtual.NAMES and (privileged or not n.startswith(b"trusted."))]
 
     async def setxattr(self, ino: int, raw: bytes, value: bytes) -> None:
-        """Raises ENOTSUP for names outside user. and trusted., ENOSPC over the 8 KiB of metadata."""
+        """Raises ENOTSUP for names outside user. and trusted., ENOSPC over the 8 KiB of metadata.
+
+        EPERM for user.oss.*: ENOTSUP would tell tools that there are no attributes here at all.
+        """
         self.check_writable()
+        self._check_not_virtual(raw)
         if not raw.startswith((b"user.", b"trusted.")):
             raise PosixError(errno.ENOTSUP)
         if raw.endswith(b".") and raw.count(b".") == 1:
@@ -75,8 +86,9 @@ class ExtendedAttributes:
         await self._change(node, edit)
 
     async def removexattr(self, ino: int, raw: bytes) -> None:
-        """Raises ENODATA."""
+        """Raises ENODATA, and EPERM for user.oss.*."""
         self.check_writable()
+        self._check_not_virtual(raw)
         node = self.look.node(ino)
         attrs = await self._attrs(node)
         name = raw.decode("utf-8", "surrogateescape")
@@ -88,6 +100,11 @@ class ExtendedAttributes:
             attrs.ctime_ns = self.ctx.wall_ns()
 
         await self._change(node, edit)
+
+    @staticmethod
+    def _check_not_virtual(raw: bytes) -> None:
+        if raw.startswith(virtual.PREFIX):
+            raise PosixError(errno.EPERM, "user.oss.* is what the service says of the object: read-only")
 
     async def _change(self, node: Node, edit: Callable[[Attrs], None]) -> None:
         if isinstance(node, DirNode):

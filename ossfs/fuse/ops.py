@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import pyfuse3
 
 from ossfs.errors import PosixError
-from ossfs.fs.lookup import Stat
 from ossfs.fs.ports import Caller
+from ossfs.fs.stats import Stat
 from ossfs.fs.tree import SetAttr, Tree
 from ossfs.fuse.guard import Guard, guarded
 

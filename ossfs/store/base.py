@@ -273,6 +273,9 @@ class ObjectStore(Protocol):
 
     async def bucket_stat(self) -> BucketStat: ...
 
-    def sign_url(self, method: str, key: str, expires: int) -> str:
-        """A presigned URL, valid for *expires* seconds; no I/O."""
+    async def sign_url(self, method: str, key: str, expires: int) -> str:
+        """A presigned URL, valid for *expires* seconds, or as long as the credentials if that is shorter.
+
+        No request to the service; the credentials may have to be fetched.
+        """
         ...

@@ -586,10 +586,14 @@ class OssStore:
         except NoSuchUpload:
             pass  # as wished
 
-    def sign_url(self, method: str, key: str, expires: int) -> str:
+    async def sign_url(self, method: str, key: str, expires: int) -> str:
         check_key(key, "SignUrl")
-        url: str = self._bucket.sign_url(method, key, expires)
-        return url
+
+        def sign() -> str:
+            url: str = self._bucket.sign_url(method, key, expires)
+            return url
+
+        return await self._workers.run(sign)  # the provider of the credentials may wait for a network
 
 
 def _refusal(exchange: Exchange, head: Head, body: bytes) -> StoreError:

@@ -406,6 +406,5 @@ class RetryStore:
     async def abort(self, key: str, upload_id: str) -> None:
         await self._call(lambda: self.once.abort(key, upload_id), effects=True)
 
-    def sign_url(self, method: str, key: str, expires: int) -> str:
-        """A presigned URL; no I/O."""
-        return self.once.sign_url(method, key, expires)
+    async def sign_url(self, method: str, key: str, expires: int) -> str:
+        return await self.once.sign_url(method, key, expires)

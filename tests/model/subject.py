@@ -18,7 +18,7 @@ import trio
 
 from ossfs.errors import PosixError
 from ossfs.fs.inodes import ROOT, Node
-from ossfs.fs.lookup import Stat
+from ossfs.fs.stats import Stat
 from ossfs.fs.tree import SetAttr
 from tests.model.reference import KIND_OF_MODE, Fact, pattern
 from tests.support.posix import File, Posix

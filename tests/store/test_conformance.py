@@ -394,4 +394,6 @@ async def test_bucket(store: ObjectStore) -> None:
 
 
 async def test_signed_urls_name_the_key(store: ObjectStore) -> None:
-    assert "thing" in store.sign_url("GET", "thing", 60)
+    assert "thing" in await store.sign_url("GET", "thing", 60)
+    with pytest.raises(InvalidRequest):
+        await store.sign_url("GET", "..", 60)

@@ -12,12 +12,11 @@ import trio
 
 from ossfs.errors import ServerFault, TokenExpired
 from ossfs.metrics import Metrics
-from ossfs.server import RunningServer
+from ossfs.server import ServerConfig, start_server
 from ossfs.store.base import ObjectHeaders, PartResult
 from ossfs.store.credentials import Credentials, StaticCredentials
 from ossfs.store.oss import StoreConfig, open_store
 from ossfs.store.passwd_file import PasswdFile
-from tests.store.conftest import credentials_of
 from tests.store.scripted import Scripted, Talk, ok
 
 KEYS = StaticCredentials(Credentials("id", "secret"))
@@ -126,23 +125,36 @@ async def test_nothing_to_delete_asks_nobody(wire_config: Make) -> None:
         assert await store.delete_many([]) == []
 
 
+@pytest.mark.parametrize("token", [None, "a token/+="])
 @pytest.mark.parametrize("region", [None, "cn-hangzhou"])
 async def test_presigned_urls_work_without_keys(
-    oss_server: RunningServer, wire_config: Make, region: str | None
+    tmp_path: Path, wire_config: Make, region: str | None, token: str | None
 ) -> None:
     def fetch(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bytes(answer.read())
 
-    with trio.fail_after(10):
-        config = wire_config(oss_server.url, region=region)
-        async with open_store(config, credentials_of(oss_server), Metrics()) as store:
-            await store.put("a b/?c", [b"data"], ObjectHeaders())
-            url = store.sign_url("GET", "a b/?c", 60)
-            assert await trio.to_thread.run_sync(fetch, url) == b"data"
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                await trio.to_thread.run_sync(fetch, url[:-2])
-            caught.value.close()
+    server = start_server(ServerConfig(tmp_path / "oss", buckets=("bkt",), security_token=token))
+    keys = StaticCredentials(Credentials(server.access_key_id, server.access_key_secret, token or ""))
+    try:
+        with trio.fail_after(20):
+            async with open_store(wire_config(server.url, region=region), keys, Metrics()) as store:
+                for key in ("a b/?c", "d/ü+%2F&=#", "plain"):
+                    await store.put(key, [key.encode()], ObjectHeaders())
+                    url = await store.sign_url("GET", key, 60)
+                    assert ("OSS4-HMAC-SHA256" in url) == (region is not None)
+                    assert await trio.to_thread.run_sync(fetch, url) == key.encode()
+                    with pytest.raises(urllib.error.HTTPError) as caught:
+                        await trio.to_thread.run_sync(
+                            fetch,
+                            url.replace("Signature=", "Signature=0").replace(
+                                "x-oss-signature=", "x-oss-signature=0"
+                            ),
+                        )
+                    assert caught.value.code == 403
+                    caught.value.close()
+    finally:
+        server.stop()
 
 
 async def test_new_keys_are_read_when_the_old_ones_expire(

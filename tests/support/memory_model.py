@@ -25,6 +25,7 @@ OPERATIONS = {
     "abort": "AbortMultipartUpload",
     "list_uploads": "ListMultipartUploads",
     "get_symlink": "GetSymlink",
+    "sign_url": "SignUrl",
     "get_tagging": "GetObjectTagging",
     "bucket_info": "GetBucketInfo",
     "bucket_stat": "GetBucketStat",

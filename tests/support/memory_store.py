@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import trio
 
@@ -648,5 +648,6 @@ class MemoryStore:
         async with self._call("bucket_stat"):
             return BucketStat(sum(o.size for o in self.objects.values()), len(self.objects))
 
-    def sign_url(self, method: str, key: str, expires: int) -> str:
-        return f"http://{self.name}.invalid/{key}?method={method}&expires={expires}"
+    async def sign_url(self, method: str, key: str, expires: int) -> str:
+        self._check_key("sign_url", key)
+        return f"http://{self.name}.invalid/{quote(key)}?method={method}&expires={expires}"

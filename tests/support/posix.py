@@ -20,8 +20,8 @@ import trio
 
 from ossfs.errors import PosixError, StoreError
 from ossfs.fs.inodes import ROOT
-from ossfs.fs.lookup import Stat
 from ossfs.fs.ports import Caller, FsConfig, Journal, NoJournal
+from ossfs.fs.stats import Stat
 from ossfs.fs.tree import SetAttr, Tree, make_tree
 from ossfs.limits import KIB, MIB
 from ossfs.metrics import Metrics

@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from ossfs.errors import PosixError
-from ossfs.fs.lookup import Stat
 from ossfs.fs.ports import Caller
+from ossfs.fs.stats import Stat
 from ossfs.fs.tree import FsStat, SetAttr
 from ossfs.fuse.guard import Guard
 from ossfs.fuse.ops import BLOCK_SIZE, Operations, entry, file_info
