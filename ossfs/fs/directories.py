@@ -61,6 +61,7 @@ class Directories:
         assert handle.token is not None
         prefix = self.ctx.inodes.key(parent)
         first = handle.marker is None
+        asked = trio.current_time()  # not when the first page was: a long listing is not old when it ends
         page = await self.ctx.store.list(
             prefix, delimiter="/", marker=handle.marker or "", max_keys=LIST_PAGE
         )
@@ -71,7 +72,7 @@ class Directories:
             handle.mergeable = False
             parent.order = None
         if handle.mergeable:
-            cache.merge(found, handle.began_at, handle.token, complete=False)
+            cache.merge(found, asked, handle.token, complete=False)
         for name, obj in found:
             if name in cache.leaving:
                 continue
@@ -80,7 +81,7 @@ class Directories:
                 if changed is not None:
                     self._emit(handle, name, changed)
             else:
-                self._emit(handle, name, Known(obj, handle.began_at))
+                self._emit(handle, name, Known(obj, asked))
         if page.next_marker is None:
             if handle.mergeable:
                 everything = [(n, k.obj) for n, k in handle.entries if n not in handle.unborn]

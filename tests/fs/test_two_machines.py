@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from ossfs.errors import AccessDenied, OssfsError, errno_of
+from ossfs.fs import directories, lookup
 from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import Posix, mounted
 
@@ -159,3 +160,22 @@ async def test_a_directory_rename_that_fails_anywhere_loses_nothing(
         assert not fault.hits
     held = {key[2:]: item.data for key, item in store.objects.items() if key[2:]}
     assert held == files
+
+
+async def test_entries_of_a_long_listing_are_as_old_as_their_page(
+    fs: Posix, store: MemoryStore, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories, "LIST_PAGE", 3)
+    monkeypatch.setattr(lookup, "LIST_PAGE", 3)
+    for number in range(12):
+        store.add(f"f{number:02}", b"x" * 5000)
+    store.latency = 2.0
+    began = trio.current_time()
+    await fs.listdir()
+    cache = fs.tree.ctx.inodes.root.cache
+    ages = [round(cache.entries[f"f{number:02}"].at - began) for number in range(12)]
+    assert ages == [0, 0, 0, 2, 2, 2, 4, 4, 4, 6, 6, 6]
+    assert cache.complete_at == began
+    store.reset_counts()
+    assert (await fs.stat("f11")).size == 5000
+    assert store.calls["list"] == 0
