@@ -27,3 +27,24 @@ def real_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
     finally:
         service.stop()
         room.close()
+
+
+@pytest.fixture
+def real_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mount, Mount]]:
+    """Two mounts of one bucket."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("REAL MOUNTS ARE NOT TESTED: there is no /dev/fuse")
+    sweep_dead_sessions(tmp_path_factory.getbasetemp().parent)
+    room = Room(tmp_path_factory.mktemp("pair"))
+    service = Service(room.make("server"))
+    pair = [Mount(service, room, options={"ttl": 1, "memory": "64MB"}, name=name) for name in "ab"]
+    try:
+        for mount in pair:
+            mount.mount()
+        yield pair[0], pair[1]
+        for mount in pair:
+            mount.close()
+        assert not service.uploads(), "unfinished uploads stay behind"
+    finally:
+        service.stop()
+        room.close()

@@ -13,12 +13,14 @@ tests/model/test_two_machines.py runs on real mounts as well.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import random
 import stat
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -150,24 +152,34 @@ class _Machine:
 
     async def shown(self) -> Shown:
         facts = await self.subject.snapshot(SHARED)
-        return {path: (kind, mode, content) for path, (kind, mode, _, _, _, _, content, _) in facts.items()}
+        return {
+            path.removeprefix(f"{SHARED}/"): (kind, mode, content)
+            for path, (kind, mode, _, _, _, _, content, _) in facts.items()
+        }
 
 
 def in_bucket(store: MemoryStore) -> Shown:
     """What any other tool would say that the directory holds."""
+    return tree_of(
+        {key: (int(item.headers.meta.get("mode", 0)), item.data) for key, item in store.objects.items()},
+        f"{SHARED}/",
+    )
+
+
+def tree_of(objects: dict[str, tuple[int, bytes]], top: str) -> Shown:
+    """What is to be seen of objects (mode and bytes by key) below the prefix *top*."""
     found: Shown = {}
-    for key, item in store.objects.items():
-        if not key.startswith(f"{SHARED}/"):
+    for key, (mode, data) in objects.items():
+        path = key.removeprefix(top)
+        if path == key or not path:
             continue
-        mode = int(item.headers.meta.get("mode", 0))
-        for at in range(len(SHARED) + 1, len(key)):
-            if key[at] == "/" and key[:at] not in found:
-                found[key[:at]] = ("directory", 0o755, b"")
-        if key.endswith("/"):
-            if key != f"{SHARED}/":
-                found[key[:-1]] = ("directory", stat.S_IMODE(mode), b"")
-        elif found.get(key, ("",))[0] != "directory":
-            found[key] = (KIND_OF_MODE[stat.S_IFMT(mode) or stat.S_IFREG], stat.S_IMODE(mode), item.data)
+        for at in range(len(path)):
+            if path[at] == "/" and found.get(path[:at], ("",))[0] != "directory":
+                found[path[:at]] = ("directory", 0o755, b"")
+        if path.endswith("/"):
+            found[path[:-1]] = ("directory", stat.S_IMODE(mode), b"")
+        elif found.get(path, ("",))[0] != "directory":
+            found[path] = (KIND_OF_MODE[stat.S_IFMT(mode) or stat.S_IFREG], stat.S_IMODE(mode), data)
     return found
 
 
@@ -265,3 +277,79 @@ class _TwoMachines:
         lost = [number for number in accepted if content_of(number) not in held]
         if lost:
             raise Mismatch(f"lost: {lost}\n{self.history()}")
+
+
+# --------------------------------------------------------------------------------------------------
+# On real mounts.
+
+
+def do_on_a_mount(step: Step, top: Path) -> None:
+    """The same step by system calls.  Raises OSError."""
+    one, two = (top / path for path in step.paths)
+    match step.call:
+        case "create":
+            _put(one, os.O_CREAT | os.O_EXCL, step.number)
+        case "put":
+            _put(one, os.O_CREAT | os.O_TRUNC, step.number)
+        case "append":
+            _put(one, os.O_CREAT | os.O_APPEND, step.number)
+        case "edit":
+            _put(one, 0, step.number)
+        case "mkdir":
+            one.mkdir(0o700 | step.number % 64)
+        case "rmdir":
+            one.rmdir()
+        case "move":
+            rename_no_replace(one, two)
+        case "rename":
+            one.rename(two)
+        case "unlink":
+            one.unlink()
+        case "chmod":
+            one.chmod(0o600 | step.number % 64)
+        case "list":
+            os.listdir(one.parent)
+        case "stat":
+            one.stat()
+        case "read":
+            one.read_bytes()
+        case _:
+            raise AssertionError(step.call)
+
+
+def rename_no_replace(old: Path, new: Path) -> None:
+    """renameat2(2) with RENAME_NOREPLACE.  Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), 1) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(old))
+
+
+def _put(path: Path, flags: int, number: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | flags, 0o644)
+    try:
+        os.write(descriptor, content_of(number))
+    finally:
+        os.close(descriptor)
+
+
+def seen_in(top: Path) -> Shown | None:
+    """What a mount shows; None when it changes meanwhile."""
+    found: Shown = {}
+    try:
+        for directory, directories, files in os.walk(top, onerror=_raise):
+            for name in [*directories, *files]:
+                path = Path(directory, name)
+                mode = path.lstat().st_mode
+                content = path.read_bytes() if stat.S_ISREG(mode) else b""
+                kind = KIND_OF_MODE[stat.S_IFMT(mode)]
+                found[str(path.relative_to(top))] = (kind, stat.S_IMODE(mode), content)
+    except OSError as error:
+        if error.errno not in LOST_RACES:
+            raise
+        return None
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
