@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("--runs", type=parse_count, default=1, metavar="N", help="run each N times; the median is told")
     add("--latency", type=parse_latency, default=0.0, metavar="15ms", help="added to each request")
     add("--bandwidth", type=parse_bandwidth, default=0, metavar="100MB/s", help="of each connection")
+    add("--tls", action="store_true", help="speak TLS to the server that is started")
     add("--json", metavar="FILE", help="write all figures there")
     add("--timeout", type=float, default=120.0, metavar="SECONDS", help="of one run (120)")
     add("--peers", action="store_true", help="s3fs beside ossfs, where the server speaks its dialect")
@@ -85,13 +86,13 @@ def parser() -> argparse.ArgumentParser:
 
 def choose_server(parsed: argparse.Namespace) -> Server:
     """The server of all rows.  Raises BenchError."""
-    network = Network(parsed.latency, parsed.bandwidth)
+    network = Network(parsed.latency, parsed.bandwidth, parsed.tls)
     if parsed.server:
         return Osswire(network, parsed.server)
     if not parsed.endpoint:
         return Embedded(network, parsed.directory)
-    if parsed.latency or parsed.bandwidth:
-        raise BenchError("--latency and --bandwidth are for servers started here, not for --endpoint")
+    if parsed.latency or parsed.bandwidth or parsed.tls:
+        raise BenchError("--latency, --bandwidth and --tls are for servers started here, not for --endpoint")
     keys = (os.environ.get("OSS_ACCESS_KEY_ID", ""), os.environ.get("OSS_ACCESS_KEY_SECRET", ""))
     if not all(keys):
         raise BenchError("--endpoint wants OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET in the environment")
@@ -109,7 +110,9 @@ def run(arguments: list[str] | None = None) -> int:
     options = [*parsed.option, *([f"region={parsed.region}"] if parsed.region else [])]
     clients: list[Client] = [Ossfs(options), *([S3fs()] if parsed.peers else [])]
     facts = report.machine()
-    conditions = str(Network(parsed.latency, parsed.bandwidth)) if not parsed.endpoint else "as it is"
+    conditions = (
+        str(Network(parsed.latency, parsed.bandwidth, parsed.tls)) if not parsed.endpoint else "as it is"
+    )
     console.print(f"{report.machine_line(facts)}\n{server.name}: {conditions}; median of {parsed.runs}")
 
     kernel: KernelLimit | None = None
@@ -125,7 +128,9 @@ def run(arguments: list[str] | None = None) -> int:
         for case in cases:
             for client in clients:
                 status.update(f"{case.name}, {client.name}")
-                rows.append(runner.row(case, client, server))
+                row = runner.row(case, client, server)
+                rows.append(row)
+                console.print(report.row_line(row))
     console.print(report.rows_table(f"{server.name}, {conditions}", rows))
     console.print(report.requests_table(rows))
     missing = report.complaints(console, rows)

@@ -295,12 +295,12 @@ def _archive() -> bytes:
     output = BytesIO()
     with tarfile.open(fileobj=output, mode="w") as archive:
         for number in range(500):
-            if number < 25:
-                directory = tarfile.TarInfo(f"tree/d{number}")
+            if number % 20 == 0:
+                directory = tarfile.TarInfo(f"tree/d{number // 20}")
                 directory.type, directory.mode, directory.mtime = tarfile.DIRTYPE, 0o755, 1_700_000_000
                 archive.addfile(directory)
             numbers = random.Random(number)
-            member = tarfile.TarInfo(f"tree/d{number % 25}/f{number}")
+            member = tarfile.TarInfo(f"tree/d{number // 20}/f{number}")
             member.size, member.mtime = numbers.choice([200, 2000, 8000, 30000]), 1_700_000_000
             archive.addfile(member, BytesIO(numbers.randbytes(member.size)))
     return output.getvalue()

@@ -36,13 +36,14 @@ START_SECONDS = 20.0
 class HttpConnection:
     """One connection that sends ready-made requests and looks at nothing but status and length."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ca_file: str | None = None) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         sock: socket.socket = socket.create_connection((host, port), 30)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if parts.scheme == "https":
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+            context = ssl.create_default_context(cafile=ca_file)
+            sock = context.wrap_socket(sock, server_hostname=host)
         self._sock = sock
         self._buffer = memoryview(bytearray(MIB))
 
@@ -82,7 +83,7 @@ class HttpConnection:
         return size
 
 
-def transfer(url: str, connections: int, works: list[Callable[[HttpConnection], object]]) -> float:
+def transfer(server: Server, connections: int, works: list[Callable[[HttpConnection], object]]) -> float:
     """Seconds that *works* take on so many connections, which are opened beforehand."""
     todo = iter(works)
     lock = threading.Lock()
@@ -91,7 +92,7 @@ def transfer(url: str, connections: int, works: list[Callable[[HttpConnection], 
 
     def run() -> None:
         try:
-            connection = HttpConnection(url)
+            connection = HttpConnection(server.url, server.ca_file)
         except OSError as error:
             failures.append(error)
             gate.abort()
@@ -122,7 +123,7 @@ def transfer(url: str, connections: int, works: list[Callable[[HttpConnection], 
     for thread in threads:
         thread.join()
     if failures:
-        raise BenchError(f"plain HTTP to {url}: {failures[0]}")
+        raise BenchError(f"plain HTTP to {server.url}: {failures[0]}")
     return time.perf_counter() - begin
 
 
@@ -160,7 +161,7 @@ class RawLoad:
                 name = f"raw/{number % 64:06d}" if self.size > PIECE else f"raw/{number:06d}"
                 url = signed_url(server, "PUT", name)
                 works.append(lambda c, url=url: c.request("PUT", url, body))  # type: ignore[misc]
-        return transfer(server.url, min(connections, len(works)), works)
+        return transfer(server, min(connections, len(works)), works)
 
 
 # --------------------------------------------------------------------------------------------------

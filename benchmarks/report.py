@@ -98,6 +98,13 @@ def rows_table(title: str, rows: list[Row]) -> Table:
     return table
 
 
+def row_line(row: Row) -> str:
+    """A row as soon as it is there: a run takes minutes, and may be ended before its table."""
+    if row.value is None:
+        return f"{row.case:22}{row.client:7}[red]{escape(row.error or 'failed')}[/]"
+    return f"{row.case:22}{row.client:7}{figure(row.value):>8} {row.unit}"
+
+
 def requests_table(rows: list[Row]) -> Table:
     """Which requests each row made."""
     table = Table(title="requests by kind", title_justify="left")

@@ -15,6 +15,7 @@ import secrets
 import selectors
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -60,12 +61,15 @@ class Network:
 
     latency: float = 0.0
     bandwidth: int = 0
+    tls: bool = False
 
     def __str__(self) -> str:
-        if not self.latency and not self.bandwidth:
-            return "no latency"
-        limit = f", {self.bandwidth / 1e6:g} MB/s a connection" if self.bandwidth else ""
-        return f"{self.latency * 1000:g} ms{limit}"
+        words = [f"{self.latency * 1000:g} ms" if self.latency else "no latency"]
+        if self.bandwidth:
+            words.append(f"{self.bandwidth / 1e6:g} MB/s a connection")
+        if self.tls:
+            words.append("TLS")
+        return ", ".join(words)
 
 
 class Server(Protocol):
@@ -79,6 +83,8 @@ class Server(Protocol):
     """Where in the bucket everything happens: "" or "NAME/"."""
     keys: tuple[str, str]
     region: str | None
+    ca_file: str | None
+    """PEM file with the certificate to trust; None: the system's."""
 
     def start(self) -> None:
         """Be ready, with an empty bucket (or prefix)."""
@@ -109,6 +115,14 @@ class _Local:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.url = ""
+        self.ca_file: str | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="ossfs-bench-cert-")
+        self._key_file = os.path.join(self._scratch.name, "key.pem")
+        self._context: ssl.SSLContext | None = None
+        if network.tls:
+            self.ca_file = os.path.join(self._scratch.name, "cert.pem")
+            make_certificate(self.ca_file, self._key_file)
+            self._context = ssl.create_default_context(cafile=self.ca_file)
         self._process: subprocess.Popen[str] | None = None
 
     def stop(self) -> None:
@@ -127,7 +141,7 @@ class _Local:
         request = urllib.request.Request(
             self.url + path, data=body if post else None, method="POST" if post else "GET"
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=self._context) as answer:
             data: bytes = answer.read()
             return data
 
@@ -149,8 +163,9 @@ class Embedded(_Local):
     def start(self) -> None:
         self._directory = tempfile.mkdtemp(prefix="ossfs-bench-data-", dir=self._parent)
         environment = dict(os.environ, OSS_ACCESS_KEY_ID=self.keys[0], OSS_ACCESS_KEY_SECRET=self.keys[1])
+        secure = ["--cert", self.ca_file, "--key", self._key_file] if self.ca_file else []
         self._process = subprocess.Popen(
-            [OSSFS, "serve", self._directory, "--bucket", self.bucket, "--control"],
+            [OSSFS, "serve", self._directory, "--bucket", self.bucket, "--control", *secure],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
@@ -193,12 +208,14 @@ class Osswire(_Local):
 
     def start(self) -> None:
         port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if self.ca_file else 'http'}://127.0.0.1:{port}"
+        secure = ["-cert", self.ca_file, "-key", self._key_file] if self.ca_file else []
         self._process = subprocess.Popen(
             [
                 self._program,
                 *("-addr", f"127.0.0.1:{port}", "-buckets", self.bucket, "-md5=false"),
                 *("-lat", f"{self.network.latency * 1000:g}ms", "-bw", str(self.network.bandwidth)),
+                *secure,
             ],
             stderr=subprocess.DEVNULL,
             text=True,
@@ -232,6 +249,7 @@ class Remote:
         self.bucket = bucket
         self.keys = keys
         self.region = region
+        self.ca_file: str | None = None
         self.prefix = f"ossfs-bench-{secrets.token_hex(6)}/"
         auth = oss2.AuthV4(*keys) if region else oss2.Auth(*keys)
         self._bucket = oss2.Bucket(auth, url, bucket, region=region)
@@ -285,6 +303,21 @@ class Remote:
 
     def counters(self) -> None:
         return None
+
+
+def make_certificate(certificate: str, key: str) -> None:
+    """A certificate for 127.0.0.1 that signs itself, by openssl(1).  Raises BenchError."""
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+        *("-days", "7", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-keyout", key, "-out", certificate),
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise BenchError("--tls wants the program openssl: apt-get install openssl") from None
+    except subprocess.CalledProcessError as error:
+        raise BenchError(f"openssl made no certificate: {error.stderr.strip()}") from error
 
 
 def signed_url(server: Server, method: str, key: str) -> str:

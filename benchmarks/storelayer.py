@@ -44,7 +44,7 @@ def measure(server: Server) -> list[StoreFigure]:
 
 
 async def _measure(server: Server) -> list[StoreFigure]:
-    config = StoreConfig(server.bucket, server.url, region=server.region)
+    config = StoreConfig(server.bucket, server.url, region=server.region, ca_file=server.ca_file)
     keys = StaticCredentials(Credentials(*server.keys))
     async with open_store(config, keys, Metrics()) as store:
         return await _figures(store, server.prefix + "store/")

@@ -125,7 +125,7 @@ def test_a_row_on_the_embedded_server(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks", "--no-limits", "--peers", "--json", output),
-            *("--only", "absent_1k,append_1k_to_1g", "--latency", "1ms", "--directory", tmp_path),
+            *("--only", "absent_1k,append_1k_to_1g", "--latency", "1ms", "--tls", "--directory", tmp_path),
         ],
         cwd=ROOT,
         capture_output=True,
