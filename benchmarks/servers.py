@@ -116,13 +116,9 @@ class _Local:
         self.network = network
         self.url = ""
         self.ca_file: str | None = None
-        self._scratch = tempfile.TemporaryDirectory(prefix="ossfs-bench-cert-")
-        self._key_file = os.path.join(self._scratch.name, "key.pem")
+        self._key_file = ""
+        self._scratch: str | None = None
         self._context: ssl.SSLContext | None = None
-        if network.tls:
-            self.ca_file = os.path.join(self._scratch.name, "cert.pem")
-            make_certificate(self.ca_file, self._key_file)
-            self._context = ssl.create_default_context(cafile=self.ca_file)
         self._process: subprocess.Popen[str] | None = None
 
     def stop(self) -> None:
@@ -136,6 +132,18 @@ class _Local:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = self.ca_file = self._context = None
+
+    def _secure(self) -> None:
+        """A certificate for this start, when TLS is asked for."""
+        if self.network.tls:
+            self._scratch = tempfile.mkdtemp(prefix="ossfs-bench-cert-")
+            self.ca_file = os.path.join(self._scratch, "cert.pem")
+            self._key_file = os.path.join(self._scratch, "key.pem")
+            make_certificate(self.ca_file, self._key_file)
+            self._context = ssl.create_default_context(cafile=self.ca_file)
 
     def _call(self, path: str, *, post: bool = True, body: bytes = b"") -> bytes:
         request = urllib.request.Request(
@@ -161,6 +169,7 @@ class Embedded(_Local):
         self._directory: str | None = None
 
     def start(self) -> None:
+        self._secure()
         self._directory = tempfile.mkdtemp(prefix="ossfs-bench-data-", dir=self._parent)
         environment = dict(os.environ, OSS_ACCESS_KEY_ID=self.keys[0], OSS_ACCESS_KEY_SECRET=self.keys[1])
         secure = ["--cert", self.ca_file, "--key", self._key_file] if self.ca_file else []
@@ -207,6 +216,7 @@ class Osswire(_Local):
         self._program = os.path.abspath(program)
 
     def start(self) -> None:
+        self._secure()
         port = _free_port()
         self.url = f"{'https' if self.ca_file else 'http'}://127.0.0.1:{port}"
         secure = ["-cert", self.ca_file, "-key", self._key_file] if self.ca_file else []
