@@ -1,0 +1,78 @@
+"""The campaign itself: its ledger, and a short run of three of its scenarios."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from ossfs.server import ServerConfig, start_server
+from tests.campaign.__main__ import play
+from tests.campaign.corruption import campaign
+from tests.campaign.faults import SCENARIOS
+from tests.campaign.ledger import ABSENT, ANYTHING, Ledger, digest, possible
+
+ONE, TWO = digest(b"one"), digest(b"two")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
+
+
+def test_what_was_done_is_the_only_content(ledger: Path) -> None:
+    writer = Ledger(ledger)
+    writer.begin(f=ONE)
+    writer.done(f=ONE)
+    writer.begin(f=ABSENT, g=ONE)
+    writer.done(f=ABSENT, g=ONE)
+    assert possible(ledger) == {"f": {ABSENT}, "g": {ONE}}
+
+
+def test_a_failed_operation_leaves_both(ledger: Path) -> None:
+    writer = Ledger(ledger)
+    writer.begin(f=ONE)
+    writer.done(f=ONE)
+    writer.begin(f=TWO)
+    writer.begin(g=TWO)
+    assert possible(ledger) == {"f": {ONE, TWO}, "g": {ABSENT, TWO}}
+
+
+def test_who_was_killed_in_the_middle_leaves_anything(ledger: Path) -> None:
+    writer = Ledger(ledger)
+    writer.begin(f=ONE)
+    writer.done(f=ONE)
+    writer.begin(g=TWO)
+    with ledger.open("a") as file:
+        file.write('["done", {"g"')
+    assert possible(ledger, killed=True) == {"f": {ONE}, "g": {ABSENT, TWO, ANYTHING}}
+
+
+async def test_every_flipped_byte_is_caught(tmp_path: Path) -> None:
+    server = start_server(ServerConfig(directory=tmp_path, buckets=("bkt",), control=True))
+    try:
+        with trio.fail_after(60):
+            injected, caught, _ = await campaign(server, 200, 7)
+    finally:
+        server.stop()
+    assert injected == caught >= 200
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="THE CAMPAIGN IS NOT PLAYED: only root can")
+@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK), reason="THE CAMPAIGN IS NOT PLAYED: no /dev/fuse")
+@pytest.mark.parametrize(
+    ("name", "workloads"),
+    [
+        ("answers lost", ["storm", "renames", "appends"]),
+        ("mount killed", ["copies", "edits", "storm"]),
+        ("bytes flipped on the way up", ["copies", "edits", "git"]),
+    ],
+)
+def test_a_short_run(name: str, workloads: list[str]) -> None:
+    (scenario,) = (scenario for scenario in SCENARIOS if scenario.name == name)
+    result = play(scenario, seed=3, seconds=5, names=workloads, keep=None)
+    assert not result.problems
+    assert result.struck and result.files
