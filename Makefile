@@ -7,7 +7,7 @@ STAMP   := $(VENV)/.setup-stamp
 PIP     := $(PY) -m pip --disable-pip-version-check --no-input
 ARGS    ?=
 
-.PHONY: help setup packages demo test coverage check format bench bench-peers campaign clean
+.PHONY: help setup packages demo test coverage check format bench bench-peers campaign soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench ENDPOINT=URL BUCKET=NAME   the same on a running service'
 	@echo 'make bench-peers   s3fs beside ossfs (SERVER=PROGRAM: an osswire, which speaks its dialect)'
 	@echo 'make campaign   every fault against a mount under load, and the bytes counted (ARGS="--seconds 60 --seed 7")'
+	@echo 'make soak       an hour of mixed load, then each file compared (ARGS="--minutes 5 --plot soak.svg")'
 	@echo 'make clean      remove .venv and what tools left'
 
 setup: packages $(STAMP)
@@ -51,6 +52,9 @@ coverage: setup
 campaign: setup
 	$(PY) -m tests.campaign $(ARGS)
 	$(PY) -m tests.campaign.corruption
+
+soak: setup
+	$(PY) -m tests.campaign.soak $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -23,7 +23,7 @@ import trustme
 
 from tests.campaign.faults import FAR, HOST, NEAR, NETWORK, SCENARIOS, Scenario, Scene
 from tests.campaign.ledger import ABSENT, ANYTHING, digest, possible
-from tests.campaign.workloads import WORKLOADS
+from tests.campaign.workloads import NO_HEAD, WORKLOADS
 from tests.support.mounts import (
     BUCKET,
     UNMOUNT_SECONDS,
@@ -292,17 +292,22 @@ class _Play:
             if name in free:
                 self._check_free(name, outcomes)
                 continue
-            expected = {f"{path}": contents for path, contents in outcomes.items()}
-            for path, contents in expected.items():
-                found = digest(bucket.get_object(path).read()) if path in keys else ABSENT
-                local = scene.mount.path / path
-                shown = digest(local.read_bytes()) if local.exists() else ABSENT
-                if shown != found:
-                    problems.append(f"{path}: the mount shows {shown}, the bucket has {found}")
+            shown = {
+                str(Path(directory, file).relative_to(scene.mount.path))
+                for directory, _, files in os.walk(scene.mount.path / name)
+                for file in files
+            }
+            made = {key for key in keys if key.startswith(f"{name}/")}
+            if shown != made:
+                problems.append(f"the mount and the bucket differ in {sorted(shown ^ made)[:3]}")
+            for path, contents in outcomes.items():
+                found = digest(bucket.get_object(path).read()) if path in made else ABSENT
+                if path in shown and digest((scene.mount.path / path).read_bytes()) != found:
+                    problems.append(f"{path}: the mount and the bucket have different bytes")
                 if found not in contents and ANYTHING not in contents:
                     problems.append(f"{path}: {found}, not {' or '.join(sorted(contents))}")
                 self.result.files += 1
-            strange = {key for key in keys if key.startswith(f"{name}/")} - set(expected)
+            strange = made - set(outcomes)
             if strange:
                 problems.append(f"files that nobody made: {sorted(strange)[:3]}")
         del problems[8:]
@@ -320,6 +325,8 @@ class _Play:
                 problems.append(f"the database: {said}, with {rows} rows committed")
         elif "git:head" in outcomes:
             (head,) = outcomes["git:head"]
+            if head == NO_HEAD:
+                return
             for words in (["fsck", "--full", "--no-dangling"], ["cat-file", "-e", head]):
                 status, said = run_status("git", "-C", here / "repo", *words)
                 if status:
@@ -374,11 +381,15 @@ def _end(mount: Mount) -> None:
         detach(str(mount.path))
 
 
-if __name__ == "__main__":
+def privately(module: str) -> None:
+    """Run this module in a mount namespace of its own: what is mounted in it ends with the process."""
     os.environ.setdefault("GIT_CONFIG_NOSYSTEM", "1")
     if os.environ.get(_INSIDE) is None:
-        # What is mounted here is nobody else's, and ends with this process.
         os.environ[_INSIDE] = "1"
-        words = [sys.executable, "-m", "tests.campaign", *sys.argv[1:]]
+        words = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *words])
+
+
+if __name__ == "__main__":
+    privately("tests.campaign")
     sys.exit(main())

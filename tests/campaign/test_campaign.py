@@ -13,6 +13,7 @@ from tests.campaign.__main__ import play
 from tests.campaign.corruption import campaign
 from tests.campaign.faults import SCENARIOS
 from tests.campaign.ledger import ABSENT, ANYTHING, Ledger, digest, possible
+from tests.campaign.soak import Sample, grown, picture
 
 ONE, TWO = digest(b"one"), digest(b"two")
 
@@ -58,6 +59,14 @@ async def test_every_flipped_byte_is_caught(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert injected == caught >= 200
+
+
+def test_growth_is_noticed() -> None:
+    flat = [Sample(i * 5.0, 100 + i % 3, 20, 50) for i in range(40)]
+    assert grown(flat) == []
+    assert "MiB resident" in picture(flat)
+    leaking = [Sample(i * 5.0, 100 + i, 20, 50) for i in range(40)]
+    assert grown(leaking) == ["resident grew from 114 to 134"]
 
 
 @pytest.mark.mount

@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -27,6 +28,7 @@ from pathlib import Path
 from tests.campaign.ledger import ABSENT, Ledger, digest
 
 MIB = 1 << 20
+NO_HEAD = "none"
 EXPECTED = {
     errno.EIO,
     errno.ETIMEDOUT,
@@ -199,7 +201,13 @@ def renames(p: Program) -> None:
         top = other
     for i in range(20):
         p.verify(f"{top}/{i}")
-        del p.files[f"{top}/{i}"]
+    if p.random.random() < 0.9:
+        for i in range(20):
+            p.remove(f"{top}/{i}")
+        os.rmdir(p.directory / top)
+    else:
+        for i in range(20):
+            del p.files[f"{top}/{i}"]
 
 
 def edits(p: Program) -> None:
@@ -235,7 +243,8 @@ def appends(p: Program) -> None:
     """A log: opened, a few lines appended, fsynced, closed."""
     name = p.some()
     if name is None or len(p.files[name]) > 200_000:
-        p.files.clear()
+        if name is not None:
+            p.remove(name)
         p.write(p.fresh(), b"begin\n")
         return
     lines = b"".join(b"%d %s\n" % (i, p.random.randbytes(30).hex().encode()) for i in range(20))
@@ -275,6 +284,10 @@ def git(p: Program) -> None:
         raise FileNotFoundError(errno.ENOENT, "there is no mount")  # git would make the directory
     if not (here / ".git" / "HEAD").exists():
         _git(p, "init", "-q", "-b", "main", str(here))
+    if p.operations and p.operations % 100 == 0:
+        p.ledger.done(**{"git:head": NO_HEAD})
+        shutil.rmtree(here)
+        return
     for lock in (here / ".git").glob("*.lock"):
         lock.unlink()  # of a git that was refused; a person does the same
     for lock in (here / ".git" / "refs" / "heads").glob("*.lock"):
