@@ -56,8 +56,8 @@ def main() -> int:
     last = samples[-1]
     print(
         f"{seconds / 60:g} minutes, {result.operations} operations, {result.files} files compared; "
-        f"at the end {last.resident:.0f} MiB resident, {last.threads} threads, {last.descriptors} descriptors; "
-        + ("; ".join(problems) or "nothing lost, nothing leaked")
+        f"at the end {last.resident:.0f} MiB resident, {last.threads} threads, "
+        f"{last.descriptors} descriptors; " + ("; ".join(problems) or "nothing lost, nothing leaked")
     )
     return 1 if problems else 0
 
