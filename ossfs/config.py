@@ -36,6 +36,8 @@ from ossfs.limits import DEFAULT_CHUNK_SIZE, MAX_PART_SIZE, MIN_CHUNK_SIZE
 from ossfs.values import (
     CREDENTIAL_SOURCES,
     CREDENTIALS_HINT,
+    DEFAULT_CACHE,
+    MIN_CACHE,
     MIN_MEMORY,
     REGION,
     default_memory,
@@ -167,6 +169,12 @@ class MountConfig(BaseSettings):
     ] = Field(
         default_factory=default_memory, description="budget of all buffers; a quarter of RAM, at most 1GB"
     )
+    cache_dir: FilePath | None = Field(
+        None, description="directory on a local disk where bytes that were read are kept"
+    )
+    cache_size: Annotated[
+        int, BeforeValidator(parse_size), AfterValidator(size_between(MIN_CACHE, None, "10GB"))
+    ] = Field(DEFAULT_CACHE, description="how much of the disk cache_dir may take")
     connections: Annotated[int, BeforeValidator(whole(1, 256))] = Field(
         64, description="how many requests may be on their way at a time"
     )
@@ -320,7 +328,7 @@ class MountConfig(BaseSettings):
         for name, value in self.model_dump().items():
             if name in ("umask", "file_mode", "dir_mode") and value is not None:
                 value = f"{value:03o}"
-            elif name in ("chunk_size", "memory"):
+            elif name in ("chunk_size", "memory", "cache_size"):
                 value = format_size(value)
             shown[name] = list(value) if isinstance(value, tuple) else value
         shown["endpoint_url"] = self.endpoint_url
@@ -457,7 +465,7 @@ def read_file(path: str) -> dict[str, Any]:
     return values
 
 
-_PATHS: Final = frozenset({"ca_file", "passwd_file", "log_file", "state_dir"})
+_PATHS: Final = frozenset({"ca_file", "passwd_file", "log_file", "state_dir", "cache_dir"})
 
 
 def _check_environment() -> None:

@@ -17,14 +17,18 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pyfuse3
 import trio
 
 from ossfs import __version__, journal, logs
 from ossfs.access import find_credentials, forget_secrets, store_config
+from ossfs.cache.blocks import BlockCache
+from ossfs.cache.directory import CacheDirectory
 from ossfs.config import MountConfig
 from ossfs.control import ControlTarget, ProgressReport, serve_control
 from ossfs.errors import MountError, StoreError
@@ -152,10 +156,34 @@ class _Mount:
             versioned = await self._versioning(store)
             record = self._journal()
             try:
-                return await self._serve(store, record, versioned)
+                async with self._cache() as disk:
+                    return await self._serve(store, record, versioned, disk)
             finally:
                 if isinstance(record, journal.FileJournal):
                     record.close()
+
+    @asynccontextmanager
+    async def _cache(self) -> AsyncIterator[BlockCache | None]:
+        """The cache on disk, if there is to be one; what waits to be written is written at the end."""
+        config = self.config
+        if config.cache_dir is None:
+            yield None
+            return
+        with CacheDirectory(
+            config.cache_dir, endpoint=config.endpoint_url, bucket=config.bucket, prefix=config.prefix
+        ) as directory:
+            try:
+                cache = BlockCache(directory.path, config.cache_size, self.metrics)
+            except (OSError, sqlite3.Error) as error:
+                raise MountError(
+                    f"cache_dir {directory.path}: {error}; accepted: a directory on a local disk with room, "
+                    "or none"
+                ) from error
+            try:
+                yield cache
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(cache.close)
 
     async def _versioning(self, store: ObjectStore) -> bool:
         try:
@@ -193,7 +221,9 @@ class _Mount:
             )
             return NoJournal()
 
-    async def _serve(self, store: ObjectStore, record: Journal, versioned: bool) -> list[str]:
+    async def _serve(
+        self, store: ObjectStore, record: Journal, versioned: bool, disk: BlockCache | None
+    ) -> list[str]:
         config = self.config
         kernel = KernelCaches()
         async with trio.open_nursery() as jobs:
@@ -204,6 +234,7 @@ class _Mount:
                 kernel,
                 record,
                 self.metrics,
+                disk=disk,
             )
             guard = Guard(config.op_timeout, self.metrics, self._progress)
             options = mount_options(

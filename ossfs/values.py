@@ -19,6 +19,9 @@ from ossfs.limits import GIB, KIB, MAX_KEY_BYTES, MIB
 
 MIN_MEMORY: Final = 32 * MIB
 MAX_DEFAULT_MEMORY: Final = GIB
+MIN_CACHE: Final = 64 * MIB
+"""Less would be written and evicted by one sequential reader's queue."""
+DEFAULT_CACHE: Final = 10 * GIB
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})

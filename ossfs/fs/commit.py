@@ -19,7 +19,6 @@ from ossfs.errors import (
     NoSuchUpload,
     NotFound,
     PreconditionFailed,
-    ShortBody,
     TooLarge,
 )
 from ossfs.fs import attrs as attributes
@@ -39,6 +38,7 @@ from ossfs.fs.content import (
 from ossfs.fs.context import Context, run_all
 from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import Version
+from ossfs.fs.ranges import read_range
 from ossfs.limits import MAX_PART_SIZE, MAX_SINGLE_COPY_SIZE, MIB
 from ossfs.store.base import WRITE_ID, Buffer, ObjectHeaders, PartResult, PutResult
 
@@ -70,9 +70,7 @@ async def fetch(ctx: Context, version: Version, start: int, length: int) -> memo
     if length == 0:
         return memoryview(b"")
     view = memoryview(bytearray(length))
-    _, count = await ctx.store.get(version.key, view, start=start, etag=version.etag)
-    if count < length:
-        raise ShortBody(f"{count} bytes of {length} at {start}", operation="GetObject", key=version.key)
+    await read_range(ctx, version, start, view)
     return view
 
 

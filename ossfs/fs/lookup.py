@@ -24,6 +24,7 @@ import trio
 
 from ossfs.errors import NotFound, PosixError
 from ossfs.fs import attrs as attributes
+from ossfs.fs import ranges
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.context import Context, run_all
 from ossfs.fs.dircache import ABSENT, Absent, Known
@@ -447,6 +448,8 @@ class Lookup:
             node.validated_at = float("-inf")
 
     async def _refresh(self, node: FileNode, *, with_body: bool = False, fresh: bool = False) -> None:
+        if with_body and await ranges.on_disk(self.ctx, node.version, min(node.size, WITH_BODY)):
+            with_body = False  # a HEAD says whether they are still the right ones
         parent = node.parent
         if parent is None:
             raise PosixError(errno.ESTALE)
@@ -470,6 +473,8 @@ class Lookup:
         self.apply(node, info, at)
         if body is not None and self.ctx.inodes.get(node.ino) is node:
             self.ctx.bodies.put(node, body)
+            assert node.version is not None
+            ranges.keep(self.ctx, node.version, 0, body)
 
     def apply(self, node: FileNode, info: ObjectInfo, at: float) -> None:
         """Take over what a HEAD or GET said.  Raises ESTALE when it is another version or type."""

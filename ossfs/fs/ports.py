@@ -1,18 +1,20 @@
 """What fs needs of the outside, and the settings that it is given.
 
-The protocols are implemented in ossfs.fuse (the kernel) and ossfs.journal (the state directory), and
-by plain objects in tests.
+The protocols are implemented in ossfs.fuse (the kernel), ossfs.journal (the state directory) and
+ossfs.cache (the disk), and by plain objects in tests.
 
-Threading: everything here is called from the trio thread and returns at once; an implementation
-that has to wait hands the work to a thread of its own.
+Threading: everything here is called from the trio thread and returns at once, unless it is async; an
+implementation that has to wait hands the work to a thread of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from ossfs import limits
+from ossfs.store.base import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,31 @@ class Journal(Protocol):
     ) -> None: ...
 
     def hidden_deleted(self, key: str) -> None: ...
+
+
+class BlockCache(Protocol):
+    """Bytes of object versions on the local disk.  Nothing here fails: what cannot be done is a miss.
+
+    A version is (key, ETag); one without an ETag is never cached.
+    """
+
+    async def read(
+        self, key: str, etag: str, start: int, view: memoryview, progress: Progress | None = None
+    ) -> int:
+        """Fill the beginning of *view*; how many bytes, all of them checked."""
+        ...
+
+    async def holds(self, key: str, etag: str, length: int) -> bool:
+        """Are the first *length* bytes there, as far as is known?"""
+        ...
+
+    def keep(self, key: str, etag: str, start: int, data: bytes, done: Callable[[], None]) -> bool:
+        """Write *data* behind its reader; done() when its memory is free.  False: not taken."""
+        ...
+
+    async def forget(self, key: str, etag: str) -> None:
+        """Drop all of a version."""
+        ...
 
 
 class NoKernel:

@@ -24,12 +24,13 @@ from typing import Final
 
 import trio
 
-from ossfs.errors import ChecksumMismatch, ConnectionLost, OssfsError, ShortBody
+from ossfs.errors import ChecksumMismatch, ConnectionLost, OssfsError
 from ossfs.fs.blocks import NEVER, Block, Ledger
 from ossfs.fs.context import Context
 from ossfs.fs.inodes import Version
+from ossfs.fs.ranges import forget, read_range
 from ossfs.limits import KIB, MIB
-from ossfs.store.base import Buffer, Progress
+from ossfs.store.base import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ class Reader:
         try:
             data = await self._read(offset, end)
         except ChecksumMismatch as error:
+            await forget(self._ctx, self.version)
             for block in list(self._blocks):
                 if not block.pins:
                     self._drop(block)
@@ -326,20 +328,11 @@ class Reader:
         self._ctx.jobs.start(lambda: self._fill(block))
         return block
 
-    async def _get(self, start: int, view: memoryview, progress: Progress | None) -> None:
-        """Fill *view* with the bytes from *start*."""
-        _, count = await self._ctx.store.get(
-            self.version.key, view, start=start, etag=self.version.etag, progress=progress
-        )
-        if count < len(view):
-            raise ShortBody(
-                f"{count} bytes of {len(view)} at {start}", operation="GetObject", key=self.version.key
-            )
-
     async def _fill(self, block: Block) -> None:
+        from_disk = 0
         try:
             with block.scope:
-                await self._get(block.start, block.view, block.advance)
+                from_disk = await read_range(self._ctx, self.version, block.start, block.view, block.advance)
                 block.filled = block.length
         except OssfsError as error:
             block.error = error
@@ -349,7 +342,7 @@ class Reader:
                 block.error = ConnectionLost("given up", operation="GetObject", key=self.version.key)
             if block.prefetch:
                 self._ctx.pace.in_flight -= 1
-            if block.error is None:
+            if block.error is None and not from_disk:
                 self._ctx.pace.measured(*block.timing())
             block.settled.set()
             block.wake()
@@ -372,7 +365,7 @@ class Reader:
         view = memoryview(bytearray(length))
         self._ctx.budget.seize(length)
         try:
-            await self._get(offset, view, None)
+            await read_range(self._ctx, self.version, offset, view)
         finally:
             self._ctx.budget.give(length)
         self._count(offset, view)

@@ -32,7 +32,7 @@ from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import decode_name
-from ossfs.fs.ports import Caller, FsConfig, Journal, Kernel
+from ossfs.fs.ports import BlockCache, Caller, FsConfig, Journal, Kernel
 from ossfs.fs.renames import Renames
 from ossfs.fs.setattrs import AttributeStore
 from ossfs.fs.stats import Stat
@@ -619,6 +619,7 @@ def make_tree(
     journal: Journal,
     metrics: Metrics,
     *,
+    disk: BlockCache | None = None,
     wall_ns: Callable[[], int] | None = None,
 ) -> Tree:
     """Put the parts together."""
@@ -631,6 +632,7 @@ def make_tree(
         metrics=metrics,
         budget=Budget(config.memory),
         inodes=Inodes(config.prefix),
+        disk=disk,
     )
     if wall_ns is not None:
         ctx.wall_ns = wall_ns

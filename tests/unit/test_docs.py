@@ -138,7 +138,7 @@ def spelt(name: str) -> str | None:
         return None
     if isinstance(value, bool):
         return str(value).lower()
-    if name == "chunk_size":
+    if name in ("chunk_size", "cache_size"):
         return format_size(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
