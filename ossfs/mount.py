@@ -70,7 +70,8 @@ def run(
     """Mount, call *ready* once it is usable, serve until it is unmounted; the exit status.
 
     credentials: found by the caller already; sought here otherwise.
-    1 when files did not reach the bucket.  Raises UserError with the reason when it cannot be mounted.
+    1 when files did not reach the bucket, or when an error ended the mount.  Raises
+    UserError with the reason when it cannot be mounted.
     """
     if credentials is None:
         credentials = find_credentials(config)
@@ -86,8 +87,32 @@ def run(
     with registry.register(
         bucket=config.bucket, prefix=config.prefix, endpoint=config.endpoint_url, mountpoint=config.mountpoint
     ) as registration:
-        failed = trio.run(_Mount(config, credentials, registration, ready).run)
+        mounted = False
+
+        def tell() -> None:
+            nonlocal mounted
+            mounted = True
+            ready()
+
+        try:
+            failed = trio.run(_Mount(config, credentials, registration, tell).run)
+        except Exception as error:
+            if not mounted:
+                raise  # who waits for the mount is told
+            cause = _cause(error)
+            if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
+                log.critical("the mount has ended: this process gets no more memory")
+            else:
+                log.critical("the mount has ended: %s", cause, exc_info=error)
+            return 1
     return 1 if failed else 0
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error in a group of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def clean_up(config: MountConfig, *, older_than: float, dry_run: bool, report: Callable[[str], None]) -> int:

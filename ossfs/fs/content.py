@@ -21,6 +21,8 @@ to be sent at once, `plan` says how to make the object out of everything (:mod:`
 Memory: writes of 64 KiB and more are kept as the objects that they came in.  Smaller ones are gathered
 in blocks of 4 KiB to 1 MiB, which are overwritten in place until a view of their bytes has been given
 out for sending; from then on those bytes never change, and an overwrite makes new ones.
+
+One module above the usual length, since every method keeps the same invariants of one structure.
 """
 
 from __future__ import annotations
