@@ -256,7 +256,7 @@ class _Play:
             return
         # Threads of the pool and idle connections are bounded, and stay for a while.
         threads, descriptors = self._idle()
-        if threads > before[0] + 80:
+        if threads > before[0] + 130:
             problems.append(f"{threads} threads, {before[0]} at the beginning")
         if descriptors > before[1] + 200:
             problems.append(f"{descriptors} descriptors, {before[1]} at the beginning")

@@ -296,7 +296,7 @@ SCENARIOS = [
         counted="status",
     ),
     Scenario("wrong certificate", wrong_certificate, tls=True),
-    Scenario("staging disk full", nothing, {"memory": "32MB"}, tmpfs="1m"),
+    Scenario("staging disk full", nothing, {"memory": "32MB"}, tmpfs="66m"),
     Scenario("file descriptors used up", files_limit),
     Scenario("memory limit", address_limit, may_die=True),
     Scenario("mount killed", mount_killed),

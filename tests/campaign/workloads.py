@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.campaign.ledger import ABSENT, Ledger, digest
+from tests.campaign.ledger import ABSENT, ANYTHING, Ledger, digest
 
 MIB = 1 << 20
 NO_HEAD = "none"
@@ -113,6 +113,10 @@ class Program:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view[: 128 * 1024]) :]
+            except OSError:
+                # As on a local disk, closing keeps what was written before write(2) failed.
+                self.ledger.begin(**{f"{self.name}/{name}": digest(data[: len(data) - len(view)])})
+                raise
             finally:
                 os.close(fd)
         self.files[name] = data
@@ -259,6 +263,40 @@ def appends(p: Program) -> None:
     p.files[name] = data
 
 
+def crowd(p: Program) -> None:
+    """Many files that are open and half written at the same time: more than memory holds."""
+    for name in list(p.files):
+        p.remove(name)
+    contents = {p.fresh(): p.random.randbytes(p.random.randrange(40_000, 95_000)) for _ in range(700)}
+    opened: dict[str, int] = {}
+    failed: dict[str, OSError] = {}
+    try:
+        for name in contents:
+            p.ledger.begin(**{f"{p.name}/{name}": digest(contents[name])})
+            opened[name] = os.open(p.directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        for start in range(0, 95_000, 10_000):
+            for name, fd in opened.items():
+                piece = contents[name][start : start + 10_000]
+                try:
+                    if piece and name not in failed:
+                        os.pwrite(fd, piece, start)
+                except OSError as error:
+                    failed[name] = error
+                    p.ledger.begin(**{f"{p.name}/{name}": ANYTHING})
+    finally:
+        for name, fd in opened.items():
+            try:
+                os.close(fd)
+            except OSError as error:
+                failed[name] = error
+            else:
+                if name not in failed and len(opened) == len(contents):
+                    p.ledger.done(**{f"{p.name}/{name}": digest(contents[name])})
+                    p.files[name] = contents[name]
+    for error in failed.values():
+        raise error
+
+
 def database(p: Program) -> None:
     """SQLite: one row a transaction.  The ledger has the number of committed rows as `rows`."""
     path = p.directory / "db"
@@ -316,6 +354,7 @@ WORKLOADS: dict[str, Callable[[Program], None]] = {
     "renames": renames,
     "edits": edits,
     "appends": appends,
+    "crowd": crowd,
     "database": database,
     "git": git,
 }
