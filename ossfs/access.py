@@ -39,8 +39,8 @@ def find_credentials(config: MountConfig) -> CredentialsProvider:
     return load_credentials(wanted_credentials(config), os.environ)
 
 
-def store_config(config: MountConfig) -> StoreConfig:
-    """What the store is told."""
+def store_config(config: MountConfig, *, call_timeout: float | None = None) -> StoreConfig:
+    """What the store is told.  call_timeout: seconds for one call; op_timeout when not given."""
     from ossfs.store.oss import StoreConfig  # not before a mount has forked: trio comes with it
 
     return StoreConfig(
@@ -50,7 +50,7 @@ def store_config(config: MountConfig) -> StoreConfig:
         ca_file=config.ca_file,
         encrypt=config.encrypt,
         max_connections=config.connections,
-        call_timeout=config.op_timeout,
+        call_timeout=call_timeout or config.op_timeout,
     )
 
 

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from ossfs import __version__
+from ossfs.commands import register
 from ossfs.daemon import user_error_in
 from ossfs.errors import ConfigError, MountError, UserError
 
@@ -198,9 +199,22 @@ def cleanup(
 
 @app.command()
 def umount(
-    mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="where the bucket is mounted")],
+    mountpoint: Annotated[
+        str | None, typer.Argument(metavar="MOUNTPOINT", help="where the bucket is mounted")
+    ] = None,
+    all_of_them: Annotated[bool, typer.Option("--all", help="all mounts that `ossfs list` shows")] = False,
 ) -> int:
     """Unmount, once everything that was written is in the bucket."""
+    if all_of_them == (mountpoint is not None):
+        raise typer.BadParameter("expected either a MOUNTPOINT or --all")
+    if mountpoint is not None:
+        return _unmount(mountpoint)
+    from ossfs.commands.mounts import unmount_all
+
+    return unmount_all(_unmount, _complain)
+
+
+def _unmount(mountpoint: str) -> int:
     from ossfs.control import request_unmount
 
     with _ProgressLine() as show:
@@ -385,6 +399,11 @@ def serving_text(
     lines += ["mkdir -p /tmp/bucket", f"ossfs mount {bucket} /tmp/bucket -o endpoint={url}{ca}"]
     lines += ["", "Ctrl-C ends it."]
     return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------
+
+register(app)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -524,7 +524,34 @@ def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> 
     except ValidationError as error:
         raise ConfigError(_first_problem(error, origins)) from None
     config._origins.update(origins)
+    if path:
+        lines = _lines_of_keys(parse_path(path))
+        config._origins.update(
+            {
+                name: f"{where}, line {lines[name]}"
+                for name, where in origins.items()
+                if name in lines and where.startswith("config file")
+            }
+        )
     return config
+
+
+def _lines_of_keys(path: str) -> dict[str, int]:
+    """Where a TOML file has its keys, for people; the parser does not say."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError):
+        return {}  # gone since it was read
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _KEY.match(line)
+        if match is not None:
+            found.setdefault(match[1], number)
+    return found
+
+
+_KEY = re.compile(r"""\s*["']?([a-z_]+)["']?\s*=""")
 
 
 def _first_problem(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -3,9 +3,10 @@
 Threading: the server part runs on the mount's trio loop; the client part is synchronous and belongs
 to a command of its own process.
 
-One JSON object a line, both ways.  A request is {"op": "status" | "flush" | "umount"}; the answers are
-any number of {"progress": {...}}, also as a sign of life, and then one of {"status": {...}},
-{"failed": [names]} or {"error": line, "kind": kind}.  Kinds, not texts, are what a client decides by.
+One JSON object a line, both ways.  A request is {"op": "status" | "flush" | "umount"}, or {"op": "url"} with
+path, method and expires; the answers are any number of {"progress": {...}}, also as a sign of life, and then
+one of {"status": {...}}, {"failed": [names]}, {"url": text} or {"error": line, "kind": kind}.
+Kinds, not texts, are what a client decides by.
 
 An unmount belongs to the mount and not to the client that asked: it goes on when the client goes away,
 and a second client that asks joins it.
@@ -24,7 +25,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypedDict
 
 import trio
 
-from ossfs.errors import MountError, UserError
+from ossfs.errors import MountError, OssfsError, UserError
 from ossfs.mountpoint import FSTYPE, clean_up_dead, mount_at, resolve_mountpoint
 from ossfs.registry import PREDECESSOR_TIMEOUT, MountRecord, Registry, all_registries
 
@@ -75,6 +76,9 @@ class ControlTarget(Protocol):
 
     async def flush(self, progress: ProgressReport) -> list[str]:
         """Wait until everything is in the bucket; the names of files that failed to upload."""
+
+    async def url(self, path: str, method: str, expires: int) -> str:
+        """A presigned URL of the object at *path*, relative to the mount, for *expires* seconds."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -194,8 +198,29 @@ class _Server:
             await self._follow(stream, op, self._target.unmount)
         elif op == "flush":
             await self._follow(stream, op, self._target.flush)
+        elif op == "url":
+            await self._sign(stream, request)
         else:
-            await _send(stream, {"error": "expected op: status, flush or umount", "kind": "malformed"})
+            await _send(stream, {"error": "expected op: status, flush, umount or url", "kind": "malformed"})
+
+    async def _sign(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        path, method, expires = (request.get(name) for name in ("path", "method", "expires"))
+        if (
+            not isinstance(path, str)
+            or not isinstance(expires, int)
+            or any(part in ("", ".", "..") for part in path.split("/"))
+            or method not in ("GET", "HEAD")  # what it can do is read: whoever has the URL may be anybody
+        ):
+            await _send(
+                stream, {"error": "expected path, method GET or HEAD, and expires", "kind": "malformed"}
+            )
+            return
+        try:
+            url = await self._target.url(path, method, expires)
+        except OssfsError as error:
+            await _send(stream, {"error": str(error), "kind": "refused"})
+            return
+        await _send(stream, {"url": url})
 
     async def _follow(
         self, stream: trio.SocketStream, op: str, work: Callable[[ProgressReport], Awaitable[list[str]]]
@@ -252,7 +277,10 @@ async def _send(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
 
 
 def request(
-    record: MountRecord, op: str, on_progress: Callable[[UploadProgress], None] | None = None
+    record: MountRecord,
+    op: str,
+    on_progress: Callable[[UploadProgress], None] | None = None,
+    **arguments: object,
 ) -> dict[str, Any]:
     """Ask the mount of *record*; the answer, without errors: those are raised as MountError."""
     where = record.mountpoint
@@ -260,7 +288,7 @@ def request(
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(CLIENT_TIMEOUT)
             sock.connect(record.socket)
-            sock.sendall(json.dumps({"op": op}).encode() + b"\n")
+            sock.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
             with sock.makefile("rb") as lines:
                 for line in lines:
                     answer: dict[str, Any] = json.loads(line)

@@ -5,6 +5,7 @@ No state; safe from any thread.  Code outside this module decides by class, neve
     OssfsError
     ├── UserError                 one line for the person at the command line
     │   ├── ConfigError           an option, variable or file that cannot be accepted
+    │   │   └── NoCredentials     no source has keys
     │   └── MountError            the mount cannot be made, and why
     ├── PosixError                an errno that the tree itself decided on
     └── StoreError                the service, or the way to it
@@ -63,6 +64,15 @@ class ConfigError(UserError):
     """An option, variable or file that cannot be accepted."""
 
 
+class NoCredentials(ConfigError):
+    """None of the sources has keys.  looked_at: each of them, and why it has none.  accepted: what to do."""
+
+    def __init__(self, looked_at: list[str], accepted: str) -> None:
+        super().__init__(f"no credentials: {accepted}; looked at: {'; '.join(looked_at)}")
+        self.looked_at = looked_at
+        self.accepted = accepted
+
+
 class MountError(UserError):
     """The mount cannot be made."""
 
@@ -112,6 +122,8 @@ class StoreError(OssfsError):
         self.code = code
         self.ec = ec
         self.request_id = request_id
+        self.server_date: int = 0
+        """The service's clock when it answered, in unix seconds; 0 when there was no answer that said."""
         self.retry_after: float | None = None
         """Seconds the service asked us to wait, or None."""
 

@@ -423,6 +423,12 @@ class _Target(ControlTarget):
             nursery.start_soon(self._tell, progress)
         return failed
 
+    async def url(self, path: str, method: str, expires: int) -> str:
+        """See ControlTarget."""
+        prefix = self._mount.config.prefix
+        key = f"{prefix}/{path}" if prefix else path
+        return await self._tree.ctx.store.sign_url(method, key, expires)
+
     async def unmount(self, progress: ProgressReport) -> list[str]:
         """See ControlTarget."""
         if self._unmounting == 0:

@@ -5,6 +5,7 @@ No state; safe from any thread.  Decided by the class of the error alone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
@@ -170,16 +171,24 @@ _SENTENCES: Final[tuple[tuple[type[StoreError], Callable[[_Case], str]], ...]] =
 def explain(error: StoreError, config: MountConfig, *, skew: float | None = None) -> MountError:
     """The MountError to show for *error*, which came of listing the bucket before the mount.
 
-    skew: seconds that this machine's clock is ahead of the service's, when that is known.
+    skew: seconds that this machine's clock is ahead of the service's; what the answer's Date says when not
+    given.
     """
-    sentence = next((say for kind, say in _SENTENCES if isinstance(error, kind)), _other)
-    line = f"cannot mount {config.source}: {sentence(_Case(error, config, skew))}"
+    if skew is None and error.server_date:
+        skew = time.time() - error.server_date
+    line = f"cannot mount {config.source}: {reason(error, config, skew)}"
     facts = []
     if error.status:
         facts.append(" ".join(filter(None, (str(error.status), error.code, error.ec))))
     if error.request_id:
         facts.append(f"request id {error.request_id}")
     return MountError(f"{line} [{', '.join(facts)}]" if facts else line)
+
+
+def reason(error: StoreError, config: MountConfig, skew: float | None = None) -> str:
+    """What is wrong and what to do, parted by a semicolon.  skew: as for `explain`."""
+    sentence = next((say for kind, say in _SENTENCES if isinstance(error, kind)), _other)
+    return sentence(_Case(error, config, skew))
 
 
 def format_duration(seconds: float) -> str:

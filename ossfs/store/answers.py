@@ -106,6 +106,7 @@ def error_from(status: int, headers: dict[str, str], body: bytes) -> StoreError:
         ec=ec,
         request_id=headers.get("x-oss-request-id", "") or details.get("RequestId", ""),
     )
+    error.server_date = http_date(headers.get("date", ""))
     after = headers.get("retry-after", "")
     if after.isascii() and after.isdigit():
         error.retry_after = float(after)

@@ -136,6 +136,8 @@ class BucketInfo:
     location: str
     storage_class: str
     versioning: str = ""
+    encryption: str = ""
+    """How the bucket encrypts what says nothing itself: "" for not at all, else AES256, KMS or SM4."""
 
 
 @dataclass(frozen=True, slots=True)

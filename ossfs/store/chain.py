@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ossfs import logs
-from ossfs.errors import ConfigError
+from ossfs.errors import ConfigError, NoCredentials
 from ossfs.store import remote
 from ossfs.store.credentials import (
     Anonymous,
@@ -230,4 +230,4 @@ def _find(
             if choice == "auto" and len(reason) > MAX_PASSED_OVER:
                 reason = reason[: MAX_PASSED_OVER - 3] + "..."
             looked.append(f"{label} ({reason})")
-    raise ConfigError(f"no credentials: {ACCEPTED}; looked at: {'; '.join(looked)}")
+    raise NoCredentials(looked, ACCEPTED)

@@ -308,11 +308,13 @@ class OssStore:
             bucket = parse_xml(response.read()).find("Bucket")
             if bucket is None:
                 raise ServerFault("the answer has no Bucket")
+            rule = bucket.findtext("ServerSideEncryptionRule/SSEAlgorithm", "")
             return BucketInfo(
                 name=bucket.findtext("Name", self._name),
                 location=bucket.findtext("Location", ""),
                 storage_class=bucket.findtext("StorageClass", "Standard"),
                 versioning=bucket.findtext("Versioning", ""),
+                encryption="" if rule == "None" else rule,
             )
 
         return await self._run("GetBucketInfo", "GET", "", finish, params={"bucketInfo": ""}, read=True)

@@ -420,7 +420,7 @@ def test_option_over_environment_over_file_over_default(
     config = load("chunk_size=40MB", f"config={file}")
     assert (config.ttl, config.negative_ttl, config.chunk_size) == (1.0, 2.0, 40 * MIB)
     assert (config.ro, config.excl) == (True, "local")
-    assert config.origins["ttl"] == f"config file {file}"
+    assert config.origins["ttl"] == f"config file {file}, line 1"
     assert config.origins["negative_ttl"] == "environment variable OSSFS_NEGATIVE_TTL"
     assert config.origins["chunk_size"] == "-o"
     assert "excl" not in config.origins
