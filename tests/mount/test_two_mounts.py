@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,154 @@ def test_a_reader_never_sees_two_versions_mixed(pair: tuple[Mount, Mount], place
             assert error.errno in (errno.ESTALE, errno.EIO)
     assert len(set(seen)) == 1
     wait_for(lambda: _read(second / "f") == b"2" * (4 * CHUNK), "the new version", TTL + SLACK)
+
+
+def test_the_page_cache_never_shows_old_bytes_after_a_reopen(
+    pair: tuple[Mount, Mount], places: tuple[Path, Path]
+) -> None:
+    """Replacements of the same size within one second: neither size nor time tells of them."""
+    first, second = places
+    pair[0].allowed = pair[1].allowed = ["WARNING .* replaced while open"]
+    (first / "f").write_bytes(b"0" * 300_000)
+    wait_for((second / "f").exists, "the new file", TTL + SLACK)
+    for number in range(1, 30):
+        data = (b"%02d" % number) * 150_000
+        pair[0].service.write(pair[0].key(first / "f"), data)
+        for place in places:
+            assert (place / "f").read_bytes() == data
+            with (
+                open(place / "f", "rb") as file,
+                mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
+            ):
+                assert mapped[-100:] == data[-100:]
+
+
+def test_a_foreign_deletion_is_seen_at_the_next_open(
+    pair: tuple[Mount, Mount], places: tuple[Path, Path]
+) -> None:
+    first, second = places
+    for name in "abc":
+        (first / name).write_bytes(b"x" * 1000)
+    wait_for(lambda: sorted(os.listdir(second)) == ["a", "b", "c"], "the files", TTL + SLACK)
+    for name in "abc":
+        assert (second / name).read_bytes() == b"x" * 1000
+    for name in "abc":
+        pair[0].service.sdk.delete_object(pair[0].key(first / name))
+        for place in places:
+            with pytest.raises(FileNotFoundError):
+                (place / name).read_bytes()
+    with open(second / "a", "wb") as file:
+        file.write(b"anew")
+    assert pair[0].service.read(pair[0].key(first / "a")) == b"anew"
+
+
+def test_a_new_file_is_seen_within_negative_ttl(
+    room: Room, service: Service, new_mount: Callable[..., Mount]
+) -> None:
+    mount = new_mount(ttl=60, negative_ttl=1)
+    service.write("of-others/a", b"x")
+    assert not (mount.path / "of-others" / "b").exists()
+    assert os.listdir(mount.path / "of-others") == ["a"]
+    service.write("of-others/b", b"new")
+    wait_for((mount.path / "of-others" / "b").exists, "the new file", 1 + SLACK)
+    assert (mount.path / "of-others" / "b").read_bytes() == b"new"
+
+
+def test_a_directory_that_vanishes_while_it_is_open_lists_as_empty(
+    pair: tuple[Mount, Mount], places: tuple[Path, Path]
+) -> None:
+    first, second = places
+    (first / "d").mkdir()
+    (first / "d" / "f").write_bytes(b"x")
+    wait_for((second / "d" / "f").exists, "the file", TTL + SLACK)
+    here, there = (os.open(place / "d", os.O_RDONLY | os.O_DIRECTORY) for place in places)
+    try:
+        (first / "d" / "f").unlink()
+        (first / "d").rmdir()
+        assert os.listdir(here) == []
+        wait_for(lambda: os.listdir(there) == [], "the end of the other's", TTL + SLACK)
+        with pytest.raises(FileNotFoundError):
+            os.mkdir("new", dir_fd=here)
+        wait_for(lambda: not (second / "d").exists(), "the end of the name", TTL + SLACK)
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+def test_rmdir_beside_a_create_of_another_machine(
+    pair: tuple[Mount, Mount], places: tuple[Path, Path]
+) -> None:
+    first, second = places
+    for number in range(20):
+        (first / f"d{number}").mkdir()
+    wait_for(lambda: len(os.listdir(second)) == 20, "the directories", TTL + SLACK)
+    pair[0].allowed = pair[1].allowed = ["WARNING .*"]
+    errors: list[int | None] = []
+
+    def remove() -> None:
+        for number in range(20):
+            try:
+                (first / f"d{number}").rmdir()
+            except OSError as error:
+                errors.append(error.errno)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    made = []
+    for number in range(20):
+        try:
+            (second / f"d{number}" / "f").write_bytes(b"%d" % number)
+            made.append(number)
+        except FileNotFoundError:
+            pass
+    remover.join()
+    assert set(errors) <= {errno.ENOTEMPTY}
+    for number in made:
+        key = f"{pair[1].key(second)}/d{number}/f"
+        assert pair[0].service.read(key) == b"%d" % number
+        for place in places:
+            path = place / f"d{number}" / "f"
+            wait_for(path.exists, "the file that was made", TTL + SLACK)
+
+
+def test_a_foreign_chmod_under_an_open_reader(pair: tuple[Mount, Mount], places: tuple[Path, Path]) -> None:
+    first, second = places
+    data = os.urandom(4 * CHUNK)
+    (first / "f").write_bytes(data)
+    wait_for((second / "f").exists, "the file", TTL + SLACK)
+    with open(second / "f", "rb", 0) as file:
+        seen = file.read(1000)
+        os.chmod(first / "f", 0o640)
+        while piece := file.read(MIB):
+            seen += piece
+    assert seen == data
+    wait_for(lambda: stat.S_IMODE((second / "f").stat().st_mode) == 0o640, "the mode", TTL + SLACK)
+
+
+def test_a_file_removed_or_replaced_elsewhere_while_it_is_open(
+    pair: tuple[Mount, Mount], places: tuple[Path, Path]
+) -> None:
+    """What this machine removes or renames over stays readable to who has it open here; others get ESTALE."""
+    first, second = places
+    pair[1].allowed = ["WARNING .* ESTALE: .* was replaced while open"]
+    old, new = os.urandom(3 * CHUNK), os.urandom(3 * CHUNK)
+    for name, data in (("gone", old), ("replaced", old), ("new", new)):
+        (first / name).write_bytes(data)
+    wait_for(lambda: len(os.listdir(second)) == 3, "the files", TTL + SLACK)
+    with (
+        open(first / "gone", "rb") as gone,
+        open(first / "replaced", "rb") as replaced,
+        open(second / "replaced", "rb", 0) as elsewhere,
+    ):
+        seen = elsewhere.read(1000)
+        (first / "gone").unlink()
+        (first / "new").rename(first / "replaced")
+        assert gone.read() == old and replaced.read() == old
+        try:
+            while piece := elsewhere.read(MIB):
+                seen += piece
+        except OSError as error:
+            assert error.errno in (errno.ESTALE, errno.EIO)
+        assert old.startswith(seen)
+    wait_for(lambda: os.listdir(second) == ["replaced"], "what is left", TTL + SLACK)
+    assert (second / "replaced").read_bytes() == new
