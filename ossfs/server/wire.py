@@ -20,6 +20,8 @@ from urllib.parse import unquote_to_bytes
 from ossfs.server.errors import OssError
 
 MAX_HEAD = 64 * 1024
+_TLS_HANDSHAKE = b"\x16\x03"
+"""How a TLS client begins (RFC 8446, 5.1): content type handshake, and the major version."""
 MAX_HEADERS = 200
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _REQUEST_LINE = re.compile(r"([A-Z]{1,20}) ([\x21-\xff]+) HTTP/1\.([01])\Z")
@@ -135,6 +137,10 @@ class Connection:
             # Empty lines before a request line are allowed.
             while data.startswith(b"\r\n"):
                 data = data[2:]
+            if data.startswith(_TLS_HANDSHAKE):
+                # The client waits for our half of the handshake: without an answer, until its time is over.
+                self._ahead = b""
+                raise bad_request("This port speaks plain HTTP, and a TLS handshake came.")
             end = data.find(b"\r\n\r\n")
             if end >= 0:
                 break

@@ -6,9 +6,11 @@ import logging
 import os
 import resource
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -82,6 +84,19 @@ def test_bad_requests(wire: Wire, data: bytes, tmp_path: Path) -> None:
         assert b"x-oss-request-id: " in answer
     assert _works(wire)
     assert {path.name for path in tmp_path.iterdir()} == {"oss"}
+
+
+def test_a_tls_client_hears_at_once_that_this_is_plain_http(wire: Wire) -> None:
+    parts = urlsplit(wire.server.url)
+    assert parts.hostname is not None and parts.port is not None
+    with (
+        socket.create_connection((parts.hostname, parts.port), 60) as sock,
+        pytest.raises(ssl.SSLError) as caught,
+    ):
+        ssl.create_default_context().wrap_socket(sock, server_hostname=parts.hostname)
+    assert not isinstance(caught.value, TimeoutError)
+    assert caught.value.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+    assert _works(wire)
 
 
 def test_a_huge_header_is_refused_with_an_answer(wire: Wire) -> None:
