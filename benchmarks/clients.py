@@ -10,8 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,26 +38,41 @@ class Client(Protocol):
 
 
 class Ossfs:
-    """The program of this repository.  options: further `-o` options."""
+    """The program of this repository.
+
+    options: further `-o` options.  environment: further variables.  prelude: Python that is run in the
+    process before the command, to change what has no option.
+    """
 
     name = "ossfs"
     dialect = "oss"
 
-    def __init__(self, options: list[str] | None = None) -> None:
-        self._options = options or []
+    def __init__(
+        self,
+        options: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        prelude: str | None = None,
+    ) -> None:
+        self._options = list(options)
+        self._environment = dict(environment or {})
+        self._program = [str(OSSFS)]
+        if prelude is not None:
+            self._program = [sys.executable, "-c", f"{prelude}\nfrom ossfs.cli import main\nmain()"]
 
     def command(self, server: Server, mountpoint: str, scratch: Path) -> tuple[list[str], dict[str, str]]:
         where = f"{server.bucket}:/{server.prefix.rstrip('/')}" if server.prefix else server.bucket
         options = [f"endpoint={server.url}", f"state_dir={scratch / 'state'}", *self._options]
         if server.ca_file:
             options.append(f"ca_file={server.ca_file}")
-        command = [str(OSSFS), "mount", where, mountpoint, "-f"]
+        command = [*self._program, "mount", where, mountpoint, "-f"]
         for option in options:
             command += ["-o", option]
         return command, {
             "OSS_ACCESS_KEY_ID": server.keys[0],
             "OSS_ACCESS_KEY_SECRET": server.keys[1],
             "OSSFS_RUNTIME_DIR": str(scratch / "run"),
+            **self._environment,
         }
 
     def counters(self, mountpoint: str, environment: dict[str, str]) -> Counters | None:

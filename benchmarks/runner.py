@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,9 +67,23 @@ class Row:
 
 
 class Runner:
-    """Runs rows.  timeout: seconds that one run may take."""
+    """Runs rows.
 
-    def __init__(self, *, runs: int, timeout: float, kernel: KernelLimit | None) -> None:
+    timeout: seconds that one run may take.  adjust: done to each mount before its case.  raw: also
+    measure the same bytes as plain HTTP.
+    """
+
+    def __init__(
+        self,
+        *,
+        runs: int,
+        timeout: float,
+        kernel: KernelLimit | None,
+        adjust: Callable[[Mounted], None] | None = None,
+        raw: bool = True,
+    ) -> None:
+        self._adjust = adjust
+        self._raw_wanted = raw
         self._runs = runs
         self._timeout = timeout
         self._kernel = kernel
@@ -83,13 +98,15 @@ class Runner:
         raw: list[float] = []
         try:
             for number in range(self._runs):
-                server.start()
                 try:
+                    server.start()
                     if case.fill is not None:
                         case.fill(server)
                     with Mounted(client, server) as mounted:
+                        if self._adjust is not None:
+                            self._adjust(mounted)
                         runs.append(self._run(case, mounted, server))
-                    if number == 0 and case.raw is not None:
+                    if number == 0 and self._raw_wanted and case.raw is not None:
                         raw.append(self._raw(case, server, runs[0]))
                 finally:
                     server.stop()

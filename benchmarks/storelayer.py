@@ -36,8 +36,8 @@ class StoreFigure:
 
 def measure(server: Server) -> list[StoreFigure]:
     """Start *server* and measure against it."""
-    server.start()
     try:
+        server.start()
         return trio.run(_measure, server)
     finally:
         server.stop()

@@ -81,13 +81,13 @@ def tune(mountpoint: str) -> None:
         return
     _write(f"/sys/class/bdi/{device}/read_ahead_kb", READ_AHEAD_KIB, "sequential reads are slower")
     connection = device.split(":")[1]
-    with _fuse_control() as control:
+    with fuse_control() as control:
         _write(f"{control}/{connection}/max_background", MAX_BACKGROUND, "many readers at a time are slower")
         _write(f"{control}/{connection}/congestion_threshold", MAX_BACKGROUND * 3 // 4, "")
 
 
 @contextlib.contextmanager
-def _fuse_control() -> Iterator[str]:
+def fuse_control() -> Iterator[str]:
     """Where the kernel's fusectl file system can be seen, also where nobody has mounted it.
 
     Then it is mounted for us alone, as a descriptor that no path leads to; that wants root and Linux 5.2.
