@@ -351,6 +351,10 @@ class Service:
         """How far the server's clock is ahead."""
         self._control(f"set?clock_offset={seconds}")
 
+    def token(self, token: str, *expired: str) -> None:
+        """The security token that requests must carry ("": none), and tokens that have expired."""
+        self._control(f"set?{urllib.parse.urlencode({'token': token, 'expired_tokens': ','.join(expired)})}")
+
     def fill(self, prefix: str, count: int, size: int) -> None:
         """Many objects at once, of names that are the prefix and six digits."""
         query = urllib.parse.urlencode({"bucket": BUCKET, "prefix": prefix, "n": count, "size": size})
