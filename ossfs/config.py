@@ -156,6 +156,12 @@ class MountConfig(BaseSettings):
     umask: Mode | None = Field(None, description="permission bits taken from what has no stored mode, octal")
     file_mode: Mode | None = Field(None, description="mode of files that have none stored, octal; 644")
     dir_mode: Mode | None = Field(None, description="mode of directories that have none stored, octal; 755")
+    attrs: Annotated[str, BeforeValidator(one_of("head", "list"))] = Field(
+        "head", description="head, or list: no modes, owners and times but the defaults, and no HEAD for them"
+    )
+    ignore_attrs: Switch = Field(
+        False, description="with attrs=list: chmod, chown and utimes succeed and do nothing"
+    )
     allow_other: Switch = Field(False, description="let other users than the one who mounts in")
     nonempty: Switch = Field(False, description="mount over a directory that is not empty")
     ttl: Annotated[float, BeforeValidator(parse_seconds), AfterValidator(seconds_between(0, 86400))] = Field(
@@ -243,6 +249,11 @@ class MountConfig(BaseSettings):
             raise ConfigError(
                 f"{_show(self.bucket)} is no bucket name; accepted: 3 to 63 lower-case letters, digits and "
                 "hyphens, beginning and ending with a letter or digit"
+            )
+        if self.ignore_attrs and self.attrs != "list":
+            raise ConfigError(
+                f"ignore_attrs=true contradicts attrs={self.attrs}, which stores them; accepted: "
+                "ignore_attrs with attrs=list"
             )
         if self.endpoint is None:
             if self.region is None:

@@ -298,6 +298,8 @@ class _Mount:
             file_mode=config.default_file_mode,
             dir_mode=config.default_dir_mode,
             read_only=config.ro,
+            attrs_list=config.attrs == "list",
+            ignore_attrs=config.ignore_attrs,
             flush_always=config.flush == "always",
             delete_sync=config.delete == "sync",
             excl_strict=config.excl == "strict",

@@ -72,6 +72,8 @@ class Attrs:
     header_target: str | None = None
     """The target of a symlink that is kept in a header (old ossfs), or None."""
     stored_mtime: bool = True
+    listed: bool = False
+    """Of a mount with attrs=list: what is shown is not stored, and what is stored is only carried."""
 
     @property
     def kind(self) -> int:
@@ -81,6 +83,10 @@ class Attrs:
     def same_but_ctime(self, other: Attrs) -> bool:
         """Would storing these instead of *other* change nothing but the ctime?"""
         return replace(self, ctime_ns=other.ctime_ns) == other
+
+    def stores_as(self, other: Attrs) -> bool:
+        """Would the bucket hold the same for both?"""
+        return self.carried == other.carried if self.listed else self == other
 
     def copy(self) -> Attrs:
         """A copy that can be changed without touching this one."""
@@ -96,6 +102,8 @@ class Defaults:
     gid: int = 0
     file_mode: int = 0o644
     dir_mode: int = 0o755
+    listed: bool = False
+    """Stored attributes are not looked at: all that is shown is these, and LastModified."""
 
 
 def parse_time(text: str) -> int | None:
@@ -178,6 +186,11 @@ def decode(info: ObjectInfo, defaults: Defaults, *, directory: bool = False) -> 
     as not stored, and are kept as foreign metadata where they could mean something to somebody.
     """
     meta = info.headers.meta
+    if defaults.listed:
+        # Times of the bytes that were there before would be wrong for those that replace them.
+        kept = {k: v for k, v in meta.items() if k not in _NOT_CARRIED}
+        shown = as_listed(info.last_modified, defaults, directory=directory)
+        return replace(shown, carried=replace(info.headers, meta=kept), tag_count=info.tag_count)
     modified = info.last_modified * NS
     mode = _number(meta.get("mode"), 0o177777)
     kind = stat.S_IFMT(mode) if mode is not None else 0
@@ -232,9 +245,35 @@ _KINDS = frozenset(
 )
 
 
+_NOT_CARRIED = frozenset({"mtime", "atime", "ctime", WRITE_ID})
+
+
+def as_listed(last_modified: int, defaults: Defaults, *, directory: bool = False) -> Attrs:
+    """The attributes that a listing is enough for.  last_modified in unix seconds."""
+    modified = last_modified * NS
+    return Attrs(
+        mode=stat.S_IFDIR | defaults.dir_mode if directory else stat.S_IFREG | defaults.file_mode,
+        uid=defaults.uid,
+        gid=defaults.gid,
+        mtime_ns=modified,
+        atime_ns=modified,
+        ctime_ns=modified,
+        listed=True,
+    )
+
+
+def carried_kind(attrs: Attrs) -> int:
+    """The S_IFMT bits of the mode that is carried unseen; S_IFREG when there is none."""
+    mode = _number(attrs.carried.meta.get("mode"), 0o177777)
+    kind = stat.S_IFMT(mode) if mode is not None else 0
+    return stat.S_IFLNK if "symlink-target" in attrs.carried.meta else kind or stat.S_IFREG
+
+
 def encode(attrs: Attrs, *, write_id: str | None = None) -> ObjectHeaders:
     """The headers that a put, initiate or REPLACE copy of this file sends."""
     meta = dict(attrs.carried.meta)
+    if attrs.listed:
+        return replace(attrs.carried, meta=meta if write_id is None else {**meta, WRITE_ID: write_id})
     meta["mode"] = str(attrs.mode)
     meta["uid"] = str(attrs.uid)
     meta["gid"] = str(attrs.gid)

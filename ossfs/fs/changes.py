@@ -24,6 +24,7 @@ from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.deletes import Deletes
 from ossfs.fs.hidden import HiddenKeys, is_hidden
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version, exists_now
+from ossfs.fs.listed import check_kind
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import check_key, showable
 from ossfs.fs.ports import Caller
@@ -56,6 +57,12 @@ class Changes:
 
     async def new_attrs(self, parent: DirNode, name: str, mode: int, caller: Caller, rdev: int = 0) -> Attrs:
         """Attributes of a new file: umask, owner, and the parent's setgid bit."""
+        check_kind(self.ctx.config, stat.S_IFMT(mode))
+        if self.ctx.config.attrs_list:
+            shown = attributes.as_listed(0, self.ctx.defaults, directory=stat.S_ISDIR(mode))
+            shown.carried.content_type = attributes.content_type_of(name, stat.S_IFMT(mode))
+            shown.atime_ns = shown.mtime_ns = shown.ctime_ns = self.ctx.wall_ns()
+            return shown
         if parent.attrs is None:
             await self.lookup.refresh_dir(parent)
         assert parent.attrs is not None

@@ -153,7 +153,7 @@ class Context:
     def defaults(self) -> Defaults:
         """Attributes of objects that carry none."""
         c = self.config
-        return Defaults(uid=c.uid, gid=c.gid, file_mode=c.file_mode, dir_mode=c.dir_mode)
+        return Defaults(uid=c.uid, gid=c.gid, file_mode=c.file_mode, dir_mode=c.dir_mode, listed=c.attrs_list)
 
 
 async def run_all(limit: int, works: list[Callable[[], Awaitable[None]]]) -> None:

@@ -30,6 +30,7 @@ from ossfs.fs.context import Context, run_all
 from ossfs.fs.dircache import ABSENT, Absent, Known
 from ossfs.fs.flat import FlatListings
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
+from ossfs.fs.listed import ListedAttributes
 from ossfs.fs.meta import NEAR, WITH_BODY, Metadata
 from ossfs.fs.names import showable
 from ossfs.fs.stats import SYMLINK_SIZES, Stat, stat_of
@@ -50,9 +51,12 @@ class Lookup:
         self.meta = Metadata(ctx)
         self.memory = self.meta.memory
         self.flat = FlatListings(ctx, self.meta)
+        if ctx.config.attrs_list:
+            self.memory = self.meta.memory = ListedAttributes(ctx.defaults)
         self.root_attrs = attributes.new(
             stat.S_IFDIR, ctx.config.dir_mode, ctx.config.uid, ctx.config.gid, ctx.wall_ns()
         )
+        self.root_attrs.listed = ctx.config.attrs_list
         self._listing: dict[int, trio.Lock] = {}
         self._fetching: dict[int, trio.Lock] = {}
 
@@ -300,20 +304,28 @@ class Lookup:
             self.ctx.metrics.add("keys_hidden", hidden)
 
     async def _ask(self, parent: DirNode, name: str) -> Known | Absent:
-        """HEAD `key` and LIST `key/` at the same time: the way in a large directory."""
+        """HEAD `key` and LIST `key/` at the same time: the way in a large directory.
+
+        With attrs=list the HEAD is a LIST, too.
+        """
         cache = parent.cache
         key = self.ctx.inodes.child_key(parent, name)
         at = trio.current_time()
-        info: ObjectInfo | None = None
+        obj: ListedObject | None = None
         is_dir = False
         token = cache.begin()
 
         async def head() -> None:
-            nonlocal info
+            nonlocal obj
+            if self.ctx.config.attrs_list:
+                obj = await self._listed_now(key)
+                return
             try:
                 info = await self.ctx.store.head(key)
             except NotFound:
-                pass
+                return
+            obj = listed(info)
+            self.memory.put(obj, attributes.decode(info, self.ctx.defaults), info.server_date)
 
         async def listing() -> None:
             nonlocal is_dir
@@ -327,9 +339,7 @@ class Lookup:
                 return ABSENT if known is None or name in cache.leaving else known
             if is_dir:
                 cache.merge([(name, None)], at, token, complete=False)
-            elif info is not None:
-                obj = listed(info)
-                self.memory.put(obj, attributes.decode(info, self.ctx.defaults), info.server_date)
+            elif obj is not None:
                 cache.merge([(name, obj)], at, token, complete=False)
             else:
                 cache.absent(name, token)
@@ -362,6 +372,9 @@ class Lookup:
             if node.attrs is None and await self._from_memory(node):
                 return
             if node.attrs is not None and self._confirmed(node):
+                return
+            if self.ctx.config.attrs_list:
+                await self._refresh_by_listing(node)
                 return
             with_body = parent is not None and parent.reads > 0 and self._small(node)
             if with_body and parent is not None:
@@ -413,6 +426,9 @@ class Lookup:
         seen = self.memory.seen(obj)
         if seen is None or seen.kind != node.kind:
             return False
+        if node.attrs is not None and node.attrs.listed:
+            node.attrs_at = at  # what an open learnt to carry along stays
+            return True
         if node.attrs is None or not seen.same_but_ctime(node.attrs):
             node.attrs = seen.copy()
         node.attrs_at = at
@@ -441,10 +457,14 @@ class Lookup:
         if node.attrs is not None and trio.current_time() - asked < within:
             if for_reading and parent is not None and self._small(node):
                 parent.reads = min(parent.reads + 2, 64)
-            if truncating or (for_reading and node.body is not None):
+            if (truncating and not self.ctx.config.attrs_list) or (for_reading and node.body is not None):
                 return
+        with_body = for_reading and self._readable(node)
         async with self._single(self._fetching, node.ino):
-            await self._refresh(node, with_body=for_reading and self._readable(node), fresh=True)
+            if self.ctx.config.attrs_list and for_reading and not with_body:
+                await self._refresh_by_listing(node, fresh=True)
+            else:
+                await self._refresh(node, with_body=with_body, fresh=True)
             node.validated_at = float("-inf")
 
     async def _refresh(self, node: FileNode, *, with_body: bool = False, fresh: bool = False) -> None:
@@ -475,6 +495,35 @@ class Lookup:
             self.ctx.bodies.put(node, body)
             assert node.version is not None
             ranges.keep(self.ctx, node.version, 0, body)
+
+    async def _refresh_by_listing(self, node: FileNode, *, fresh: bool = False) -> None:
+        """_refresh without a HEAD.  fresh: the answer must be younger than this call."""
+        parent = node.parent
+        if parent is None:
+            raise PosixError(errno.ESTALE)
+        changes, at = node.changes, trio.current_time()
+        known: Known | Absent
+        if fresh:
+            key = self.ctx.inodes.key(node)
+            obj = await self._listed_now(key)
+            known = Known(obj, at) if obj is not None else ABSENT
+        else:
+            known = await self._resolve(parent, node.name)
+        if node.changes != changes or node.local:
+            return
+        if isinstance(known, Absent):
+            parent.cache.forget(node.name)
+            self.supersede(node)
+            raise PosixError(errno.ENOENT)
+        if fresh and node.name in parent.cache.entries:
+            parent.cache.entries[node.name] = known
+        if self.node_for(parent, node.name, known) is not node:
+            raise PosixError(errno.ESTALE)
+
+    async def _listed_now(self, key: str) -> ListedObject | None:
+        """The object of this very key, by a LIST: no key with this prefix comes before it."""
+        page = await self.ctx.store.list(key, max_keys=1)
+        return page.objects[0] if page.objects and page.objects[0].key == key else None
 
     def apply(self, node: FileNode, info: ObjectInfo, at: float) -> None:
         """Take over what a HEAD or GET said.  Raises ESTALE when it is another version or type."""
@@ -510,6 +559,10 @@ class Lookup:
         if not key:
             node.attrs = node.attrs or self.root_attrs.copy()
             node.attrs_at = at
+            return
+        if self.ctx.config.attrs_list:
+            stored = self.memory.get(node.marker) if isinstance(node.marker, ListedObject) else None
+            node.attrs, node.attrs_at = stored or self.implicit_attrs(), at
             return
         changes = node.changes
         parent = node.parent

@@ -158,6 +158,8 @@ class Metadata:
         except NotFound:
             raise
         except StoreError:
+            if self._ctx.config.attrs_list:
+                raise
             return await self.head(key, fresh=True), None  # archived, say: HEAD knows more
         return info, bytes(memoryview(buffer)[:count])
 

@@ -46,6 +46,10 @@ class FsConfig:
     file_mode: int = 0o644
     dir_mode: int = 0o755
     read_only: bool = False
+    attrs_list: bool = False
+    """What listings say is all that is shown; no HEAD for attributes."""
+    ignore_attrs: bool = False
+    """With attrs_list: chmod, chown and utimes succeed and do nothing."""
     flush_always: bool = False
     delete_sync: bool = False
     """unlink waits for its DELETE, instead of going with others within a second."""

@@ -150,7 +150,8 @@ class Renames:
             node.object_type = kind
         if node.writer is not None:
             node.writer.base_moved(version)
-            node.writer.attrs_dirty = stored != node.attrs
+            same = stored is not None and node.attrs is not None and stored.stores_as(node.attrs)
+            node.writer.attrs_dirty = not same
 
     def _move_back(self, node: FileNode, old: DirNode, name: str, new: DirNode, version: Version) -> None:
         """The old name could not be removed: what the kernel knows under it stays there."""

@@ -30,6 +30,7 @@ from ossfs.fs.directories import Directories
 from ossfs.fs.handles import DirHandle, FileHandle
 from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
+from ossfs.fs.listed import check_rewritable, check_storable
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import decode_name
 from ossfs.fs.ports import BlockCache, Caller, FsConfig, Journal, Kernel
@@ -207,6 +208,9 @@ class Tree(ExtendedAttributes):
         self.check_writable()
         node = self.look.node(ino)
         times_only = change.mode is None and change.uid is None and change.gid is None
+        if change.size is None and not check_storable(self.ctx.config):
+            await self.look.getattr(node)
+            return self.look.stat(node)
         if isinstance(node, DirNode):
             if change.size is not None:
                 raise PosixError(errno.EISDIR)
@@ -215,7 +219,7 @@ class Tree(ExtendedAttributes):
         assert isinstance(node, FileNode)
         if change.size is not None:
             await self._set_size(node, change.size, fh)
-        if any(
+        if not self.ctx.config.attrs_list and any(
             v is not None for v in (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns)
         ):
             await self.set_attrs(node, self._edit(change), soon=times_only)
@@ -283,8 +287,9 @@ class Tree(ExtendedAttributes):
             await self._revalidate(node)
             if node.object_type == "Symlink":
                 raise PosixError(errno.EPERM, "a native symlink is shown as its target, read-only")
+            check_rewritable(node.attrs)
             if size == node.size and node.version is not None and size > 0:
-                if node.object_type in ("Normal", "Multipart"):
+                if node.object_type in ("Normal", "Multipart") and not self.ctx.config.attrs_list:
                     now = SetAttr(mtime_ns=self.ctx.wall_ns())
                     await self.set_attrs(node, self._edit(now), soon=True)
                 return
@@ -318,6 +323,8 @@ class Tree(ExtendedAttributes):
             await writer.end_if_idle()
         if not node.local:
             await self._revalidate(node, for_reading=not writable, truncating=bool(flags & os.O_TRUNC))
+        if writable or flags & os.O_TRUNC:
+            check_rewritable(node.attrs)
         if node.kind != stat.S_IFREG:
             raise PosixError(errno.ESTALE if node.kind == stat.S_IFLNK else errno.ENXIO)
         if writable and node.object_type == "Symlink":

@@ -41,7 +41,7 @@ from ossfs.errors import (
     PreconditionFailed,
     StoreError,
 )
-from ossfs.fs.attrs import new_write_id
+from ossfs.fs.attrs import NS, new_write_id
 from ossfs.fs.commit import check_absent_if_versioned, copy_object, fetch, put_parts, put_whole
 from ossfs.fs.content import (
     BaseRange,
@@ -222,14 +222,14 @@ class Writer(OtherVersions):
             self._raise_part_error()
             if size == self.content.size:
                 self._changed()
-                self.attrs_dirty = True
+                self.attributes_changed()
                 return
             cut = self.content.size - size
             if (cut > 0 and self.content.breaks_unheld(size, cut)) or not self.content.fits(size):
                 await self._checkpoint()
             self.content.truncate(size)
             self.appends_only = False
-            self.attrs_dirty = True  # the time counts also if it is the old object again
+            self.attributes_changed()  # the time counts also if it is the old object again
             if size == 0 and self.base is not None:
                 self.uncommitted = True
             self._changed()
@@ -245,7 +245,8 @@ class Writer(OtherVersions):
 
     def attributes_changed(self) -> None:
         """mode, owner, times or xattrs of the node were set: the next commit stores them."""
-        self.attrs_dirty = True
+        assert self.node.attrs is not None
+        self.attrs_dirty = not self.node.attrs.listed
         self.node.touched()
 
     # -- reading what was written
@@ -412,7 +413,7 @@ class Writer(OtherVersions):
         self.content.committed()
         self._committed(key, result, self.content.size)
         # What was set after Initiate cannot ride on the upload: one copy onto itself.
-        self.attrs_dirty = attrs != node.attrs
+        self.attrs_dirty = not attrs.stores_as(node.attrs)
         if self.attrs_dirty:
             await self._store_attributes(key, attrs_id)
 
@@ -436,7 +437,7 @@ class Writer(OtherVersions):
         attrs = node.attrs.copy()
         result = await copy_object(self.ctx, self.base, key, attrs, write_id=write_id)
         self._committed(key, result, self.base.size, self.base.crc64)
-        self.attrs_dirty = attrs != node.attrs
+        self.attrs_dirty = not attrs.stores_as(node.attrs)
 
     def _committed(self, key: str, result: PutResult, size: int, known_crc: int | None = None) -> None:
         """The bucket holds the new version: the node, its readers and its directory move along."""
@@ -653,6 +654,8 @@ def note_version(ctx: Context, node: FileNode, version: Version) -> None:
     if node.writer is None or not node.writer.content.changed:
         node.size = version.size
     node.attrs_at = node.validated_at = now
+    if node.attrs is not None and node.attrs.listed:
+        node.attrs.mtime_ns = version.last_modified * NS  # what the next listing shows
     ctx.bodies.drop(node)
     node.pages_etag = version.etag
     node.touched()

@@ -65,6 +65,8 @@ class ExtendedAttributes:
         self._check_not_virtual(raw)
         if not raw.startswith((b"user.", b"trusted.")):
             raise PosixError(errno.ENOTSUP)
+        if self.ctx.config.attrs_list:
+            raise PosixError(errno.ENOTSUP, "attributes are not stored on a mount with attrs=list")
         if raw.endswith(b".") and raw.count(b".") == 1:
             raise PosixError(errno.EINVAL, "no name after the namespace")
         node = self.look.node(ino)

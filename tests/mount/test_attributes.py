@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import Mount, run
+from tests.support.mounts import Mount, Service, run
 
 
 def test_virtual_xattrs_through_getfattr(mount: Mount, place: Path, tmp_path: Path) -> None:
@@ -38,3 +39,36 @@ def test_virtual_xattrs_through_getfattr(mount: Mount, place: Path, tmp_path: Pa
     run("cp", "-a", path, tmp_path / "copy")
     run("cp", "-a", path, place / "copy")
     assert os.listxattr(place / "copy") == ["user.kept"]
+
+
+def test_a_mount_with_attrs_list_sends_no_head(
+    service: Service, new_mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    service.fill("lake/", 1500, 100)
+    service.write("lake/empty", b"")
+    service.write("lake/sub/of 1.x", b"x" * 5000, {"x-oss-meta-mode": "33216", "x-oss-meta-uid": "5"})
+    mount = new_mount("bkt:/lake", attrs="list", uid="1234", file_mode="640")
+    service.stats(reset=True)
+    for _ in range(2):
+        shown = run("ls", "-lnR", mount.path)
+        assert shown.count("-rw-r----- 1 1234") == 1502
+    run("cp", "-r", mount.path, tmp_path / "copied")
+    assert (tmp_path / "copied" / "sub" / "of 1.x").read_bytes() == b"x" * 5000
+    requests = service.stats()["requests"]
+    assert "HeadObject" not in requests, requests
+    with pytest.raises(OSError, check=lambda e: e.errno == errno.EPERM):
+        (mount.path / "empty").chmod(0o600)
+    source = tmp_path / "source"
+    source.write_text("text")
+    os.utime(source, (1, 1))
+    assert "Operation not permitted" in run("cp", "-p", source, mount.path / "kept", status=1)
+    mount.umount()
+    mount = new_mount("bkt:/lake", attrs="list", ignore_attrs="true")
+    run("cp", "-rp", tmp_path / "copied" / "sub", mount.path / "again")
+    run("cp", "-p", source, mount.path / "kept")
+    assert (mount.path / "kept").read_text() == "text"
+    with (mount.path / "kept").open("a") as file:
+        file.write(" and more")
+    os.truncate(mount.path / "kept", 8)
+    assert (mount.path / "kept").read_text() == "text and"
+    assert sorted(p.name for p in mount.path.iterdir() if p.is_dir()) == ["again", "sub"]

@@ -293,6 +293,16 @@ def test_other_bad_values_name_the_option(option: str) -> None:
     assert complaint(option).startswith(f"-o {option.split('=')[0]}=")
 
 
+def test_attrs_and_what_may_be_ignored() -> None:
+    assert (load().attrs, load().ignore_attrs) == ("head", False)
+    config = load("attrs=list,ignore_attrs")
+    assert (config.attrs, config.ignore_attrs) == ("list", True)
+    with pytest.raises(
+        ConfigError, match=r"ignore_attrs=true contradicts attrs=head.*accepted: .*attrs=list"
+    ):
+        load("ignore_attrs")
+
+
 def test_words() -> None:
     config = load("flush=always,excl=strict,log_level=DEBUG")
     assert (config.flush, config.excl, config.log_level) == ("always", "strict", "debug")
