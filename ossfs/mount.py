@@ -27,6 +27,7 @@ import trio
 
 from ossfs import __version__, journal, logs
 from ossfs.access import find_credentials, forget_secrets, store_config
+from ossfs.cache.attrs import AttrStore
 from ossfs.cache.blocks import BlockCache
 from ossfs.cache.directory import CacheDirectory
 from ossfs.config import MountConfig
@@ -181,18 +182,18 @@ class _Mount:
             versioned = await self._versioning(store)
             record = self._journal()
             try:
-                async with self._cache() as disk:
-                    return await self._serve(store, record, versioned, disk)
+                async with self._cache() as (disk, attrs):
+                    return await self._serve(store, record, versioned, disk, attrs)
             finally:
                 if isinstance(record, journal.FileJournal):
                     record.close()
 
     @asynccontextmanager
-    async def _cache(self) -> AsyncIterator[BlockCache | None]:
-        """The cache on disk, if there is to be one; what waits to be written is written at the end."""
+    async def _cache(self) -> AsyncIterator[tuple[BlockCache | None, AttrStore | None]]:
+        """The caches on disk, if there are to be any; what waits to be written is written at the end."""
         config = self.config
         if config.cache_dir is None:
-            yield None
+            yield None, None
             return
         with CacheDirectory(
             config.cache_dir, endpoint=config.endpoint_url, bucket=config.bucket, prefix=config.prefix
@@ -204,11 +205,13 @@ class _Mount:
                     f"cache_dir {directory.path}: {error}; accepted: a directory on a local disk with room, "
                     "or none"
                 ) from error
+            attrs = AttrStore(directory.path, self.metrics)
             try:
-                yield cache
+                yield cache, attrs
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(cache.close)
+                    await trio.to_thread.run_sync(attrs.close)
 
     async def _versioning(self, store: ObjectStore) -> bool:
         try:
@@ -247,7 +250,12 @@ class _Mount:
             return NoJournal()
 
     async def _serve(
-        self, store: ObjectStore, record: Journal, versioned: bool, disk: BlockCache | None
+        self,
+        store: ObjectStore,
+        record: Journal,
+        versioned: bool,
+        disk: BlockCache | None,
+        attrs: AttrStore | None,
     ) -> list[str]:
         config = self.config
         kernel = KernelCaches()
@@ -260,6 +268,7 @@ class _Mount:
                 record,
                 self.metrics,
                 disk=disk,
+                attr_store=attrs,
             )
             guard = Guard(config.op_timeout, self.metrics, self._progress)
             options = mount_options(

@@ -24,7 +24,7 @@ from ossfs.fs.budget import Budget
 from ossfs.fs.inodes import FileNode, Inodes
 from ossfs.fs.keys import KeyQueue
 from ossfs.fs.pace import Pace
-from ossfs.fs.ports import BlockCache, FsConfig, Journal, Kernel
+from ossfs.fs.ports import AttrStore, BlockCache, FsConfig, Journal, Kernel
 from ossfs.metrics import Metrics
 from ossfs.store.base import ObjectStore
 
@@ -139,6 +139,8 @@ class Context:
     """Files that the bucket has nothing of yet: listings show them, and the directories above them."""
     unaborted: set[tuple[str, str]] = field(default_factory=set)
     """(key, upload id) of uploads that were given up, and that the service still has."""
+    attr_store: AttrStore | None = None
+    """Attributes remembered on disk, if there is a place: see meta.py."""
     disk: BlockCache | None = None
     """The read cache, if there is one: see ranges.py."""
     pace: Pace = field(init=False)

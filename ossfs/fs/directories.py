@@ -65,6 +65,7 @@ class Directories:
         page = await self.ctx.store.list(
             prefix, delimiter="/", marker=handle.marker or "", max_keys=LIST_PAGE
         )
+        await self.lookup.meta.recall(page.objects)
         if first:
             self.lookup.note_marker(parent, page, prefix, handle.began_at)
         found = list(self.lookup.names_of(parent, page, prefix))

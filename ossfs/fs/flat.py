@@ -157,6 +157,7 @@ class FlatListings:
         try:
             while walk.keys < MOST_KEYS:
                 page = await self._ctx.store.list(walk.prefix, marker=marker, max_keys=LIST_PAGE)
+                await self._meta.recall(page.objects)
                 for obj in page.objects:
                     if obj.key >= walk.start:
                         walk.take(obj)

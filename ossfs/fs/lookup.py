@@ -231,6 +231,7 @@ class Lookup:
         token = cache.begin()
         try:
             page = await self.ctx.store.list(prefix, delimiter="/", marker=marker, max_keys=LIST_PAGE)
+            await self.meta.recall(page.objects)
             cache.merge(self.names_of(parent, page, prefix), asked, token, complete=False)
             found = cache.entries.get(name)
             if name in cache.leaving or (found is None and cache.touched_since(name, token)):
@@ -247,6 +248,7 @@ class Lookup:
         token = cache.begin()
         try:
             page = await self.ctx.store.list(prefix, delimiter="/", max_keys=LIST_PAGE)
+            await self.meta.recall(page.objects)
             complete = page.next_marker is None
             self.note_marker(parent, page, prefix, at)
             cache.merge(self.names_of(parent, page, prefix), at, token, complete=complete)
@@ -325,7 +327,7 @@ class Lookup:
             except NotFound:
                 return
             obj = listed(info)
-            self.memory.put(obj, attributes.decode(info, self.ctx.defaults), info.server_date)
+            self.meta.learn(obj, attributes.decode(info, self.ctx.defaults), info)
 
         async def listing() -> None:
             nonlocal is_dir
@@ -531,7 +533,7 @@ class Lookup:
         assert parent is not None
         attrs = attributes.decode(info, self.ctx.defaults)
         obj = listed(info)
-        self.memory.put(obj, attrs, info.server_date)
+        self.meta.learn(obj, attrs, info)
         found = Version.of(info)
         old = node.version
         same = old is None or (old.etag == found.etag and old.size == found.size) or old.same_bytes(found)
@@ -597,7 +599,7 @@ class Lookup:
         else:
             node.marker = listed(info)
             node.attrs = attributes.decode(info, self.ctx.defaults, directory=True)
-            self.memory.put(node.marker, node.attrs, info.server_date)
+            self.meta.learn(node.marker, node.attrs, info)
 
     def fresh(self, node: Node) -> bool:
         """Are the attributes young enough to be answered without asking?"""

@@ -11,6 +11,7 @@ LastModified): as long as listings show an object unchanged, it needs no HEAD ag
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -143,6 +144,27 @@ class Metadata:
         assert flight.info is not None
         return flight.info
 
+    def learn(self, obj: ListedObject, attrs: Attrs, info: ObjectInfo) -> None:
+        """Remember what a HEAD or GET said of an object, which is *attrs* here."""
+        self.memory.put(obj, attrs, info.server_date)
+        store = self._ctx.attr_store
+        if store is not None and info.server_date - info.last_modified >= SETTLED:
+            store.remember(info)
+
+    async def recall(self, objects: Sequence[ListedObject]) -> None:
+        """A page of a listing has come: what the disk remembers of it spares HEADs."""
+        store = self._ctx.attr_store
+        if store is None:
+            return
+        unknown = {obj.key: obj for obj in objects if not self.memory.knows(obj)}
+        if not unknown:
+            return
+        for info in await store.recall(list(unknown.values())):
+            obj = unknown[info.key]
+            if not self.memory.knows(obj):
+                attrs = attributes.decode(info, self._ctx.defaults, directory=obj.key.endswith("/"))
+                self.memory.put(obj, attrs, info.server_date)
+
     async def under_way(self, key: str) -> None:
         """Until a HEAD of this key that is under way, if there is one, has been answered."""
         flight = self._flights.get(key)
@@ -208,4 +230,4 @@ class Metadata:
         """Remember the attributes of a listed object, if *info* is of that very version."""
         if obj.etag == info.etag and obj.last_modified == info.last_modified:
             attrs = attributes.decode(info, self._ctx.defaults, directory=obj.key.endswith("/"))
-            self.memory.put(obj, attrs, info.server_date)
+            self.learn(obj, attrs, info)

@@ -9,12 +9,12 @@ implementation that has to wait hands the work to a thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ossfs import limits
-from ossfs.store.base import Progress
+from ossfs.store.base import ListedObject, ObjectInfo, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,18 @@ class BlockCache(Protocol):
 
     async def forget(self, key: str, etag: str) -> None:
         """Drop all of a version."""
+        ...
+
+
+class AttrStore(Protocol):
+    """What HEADs said, on the local disk.  Nothing here fails: what cannot be done is a miss."""
+
+    async def recall(self, objects: Sequence[ListedObject]) -> list[ObjectInfo]:
+        """What is remembered of exactly these versions."""
+        ...
+
+    def remember(self, info: ObjectInfo) -> None:
+        """Keep it.  Only for what had settled: see meta.SETTLED."""
         ...
 
 

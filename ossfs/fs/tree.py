@@ -33,7 +33,7 @@ from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
 from ossfs.fs.listed import check_rewritable, check_storable
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import decode_name
-from ossfs.fs.ports import BlockCache, Caller, FsConfig, Journal, Kernel
+from ossfs.fs.ports import AttrStore, BlockCache, Caller, FsConfig, Journal, Kernel
 from ossfs.fs.renames import Renames
 from ossfs.fs.setattrs import AttributeStore
 from ossfs.fs.stats import Stat
@@ -627,6 +627,7 @@ def make_tree(
     metrics: Metrics,
     *,
     disk: BlockCache | None = None,
+    attr_store: AttrStore | None = None,
     wall_ns: Callable[[], int] | None = None,
 ) -> Tree:
     """Put the parts together."""
@@ -640,6 +641,7 @@ def make_tree(
         budget=Budget(config.memory),
         inodes=Inodes(config.prefix),
         disk=disk,
+        attr_store=attr_store,
     )
     if wall_ns is not None:
         ctx.wall_ns = wall_ns

@@ -125,6 +125,22 @@ def test_listing_10000_files(service: Service, new_mount: Callable[..., Mount]) 
     assert requests <= LIST_ROOM, kinds
 
 
+def test_a_remount_remembers_the_attributes(
+    service: Service, new_mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """With a cache directory, `ls -l` after a remount asks for the listing alone."""
+    service.clock_offset(-60)
+    service.fill("kept/f", 3000, 10)
+    service.clock_offset(0)
+    mount = new_mount(ttl=60, cache_dir=str(tmp_path / "cache"))
+    before = run("ls", "-l", mount.path / "kept")
+    mount.remount()
+    service.stats(reset=True)
+    assert run("ls", "-l", mount.path / "kept") == before
+    requests, _, _, kinds = spent(service)
+    assert kinds.get("Head", 0) <= 2 and requests <= 8, kinds
+
+
 def test_find_over_100_directories(service: Service, new_mount: Callable[..., Mount]) -> None:
     for i in range(100):
         service.fill(f"tree/d{i:02}/f", 20, 10)

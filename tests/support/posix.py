@@ -20,7 +20,7 @@ import trio
 
 from ossfs.errors import PosixError, StoreError
 from ossfs.fs.inodes import ROOT
-from ossfs.fs.ports import Caller, FsConfig, Journal, NoJournal
+from ossfs.fs.ports import AttrStore, Caller, FsConfig, Journal, NoJournal
 from ossfs.fs.stats import Stat
 from ossfs.fs.tree import SetAttr, Tree, make_tree
 from ossfs.limits import KIB, MIB
@@ -255,6 +255,7 @@ async def mounted(
     store: ObjectStore,
     *,
     journal: Journal | None = None,
+    attr_store: AttrStore | None = None,
     wall_ns: Callable[[], int] | None = None,
     check: bool = True,
     **config: object,
@@ -266,7 +267,16 @@ async def mounted(
     settings = FsConfig(**{"chunk_size": CHUNK, "memory": 64 * MIB, **config})  # type: ignore[arg-type]
     kernel = RecordingKernel()
     async with trio.open_nursery() as nursery:
-        tree = make_tree(store, settings, nursery, kernel, journal or NoJournal(), Metrics(), wall_ns=wall_ns)
+        tree = make_tree(
+            store,
+            settings,
+            nursery,
+            kernel,
+            journal or NoJournal(),
+            Metrics(),
+            wall_ns=wall_ns,
+            attr_store=attr_store,
+        )
         posix = Posix(tree, store, kernel)
         yield posix
         with trio.fail_after(600):
