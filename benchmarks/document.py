@@ -292,7 +292,10 @@ def keep(name: str, source: Path) -> None:
             whole = json.loads(text)
         except json.JSONDecodeError:
             whole = {}
-        kept = {"at": whole.get("at", stamp()), "machine": whole.get("machine", machine()), "rows": rows}
+        for row in rows:
+            row.pop("ops", None)
+        here = {name: fact for name, fact in machine().items() if name != "load"}  # that of another moment
+        kept = {"at": whole.get("at", stamp()), "machine": whole.get("machine", here), "rows": rows}
     RESULTS.mkdir(exist_ok=True)
     lines = json.dumps(kept, indent=None, separators=(",", ":")).replace('{"case"', '\n{"case"')
     (RESULTS / f"{name}.json").write_text(

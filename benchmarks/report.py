@@ -38,10 +38,11 @@ def machine() -> dict[str, Any]:
 
 
 def machine_line(facts: dict[str, Any]) -> str:
-    """The same in a line."""
+    """The same in a line; the load only where it is known."""
+    load = f", load {facts['load']}" if "load" in facts else ""
     return (
         f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, Linux {facts['kernel']}, "
-        f"Python {facts['python']}, load {facts['load']}"
+        f"Python {facts['python']}{load}"
     )
 
 

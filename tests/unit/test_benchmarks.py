@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import document
 from benchmarks.cases import CASES, Case, Clock, choose
 from benchmarks.errors import BenchError
 from benchmarks.processes import reset_peak, usage
@@ -142,3 +143,63 @@ def test_a_row_on_the_embedded_server(tmp_path: Path) -> None:
     assert append["value"] > 0.001 * append["reqs"] / 10
     assert rows["absent_1k", "s3fs"]["value"] is None
     assert not list(tmp_path.glob("ossfs-bench-data-*"))
+
+
+# --------------------------------------------------------------------------------------------------
+# docs/performance.md
+
+
+def test_rows_are_found_in_documents_and_among_other_lines() -> None:
+    row = '{"case": "seq_read", "client": "ossfs", "value": 5}'
+    assert document.read_rows(f'{{"rows": [{row}]}}') == document.read_rows(f"# begin\n{row}\ncase value\n")
+
+
+def test_lines_of_one_case_are_its_runs() -> None:
+    costs = {"rss_mb": 10, "in_mb": 0, "out_mb": 1073.7, "reqs": 3}
+    rows = [
+        {"case": "seq_read", "client": "ossfs", "value": value, "cpu": cpu, **costs}
+        for value, cpu in ((900, 1.0), (1200, 0.8), (1100, 0.9))
+    ]
+    failed = {"case": "seq_read", "client": "ossfs", "value": None, "error": "timeout"}
+    cell = document.collect([*rows, failed])["seq_read"]["ossfs"]
+    assert cell.value == 1100
+    assert cell.cpu_per_gib == pytest.approx(0.9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("case", "ours", "peer", "words"),
+    [
+        ("seq_read", 1100, None, "met"),
+        ("seq_read", 530, 150, "met by ratio"),
+        ("seq_read", 530, 400, "50 % short"),
+        ("untar_500", 8.0, None, "met"),
+        ("untar_500", 18.0, 180, "met by ratio"),
+        ("untar_500", 13.5, 80, "50 % short"),
+        ("ls_10k", 5, None, ""),
+    ],
+)
+def test_verdicts(case: str, ours: float, peer: float | None, words: str) -> None:
+    said = document.verdict("latency", case, ours, peer)
+    assert said.rpartition(": ")[2].strip("*") == words
+
+
+def test_the_ratio_is_of_speeds() -> None:
+    assert document.speed_ratio("seq_read", 400, 100) == 4
+    assert document.speed_ratio("untar_500", 10, 80) == 8
+    assert document.speed_ratio("untar_500", None, 80) is None
+
+
+def test_a_place_that_is_missing_is_named() -> None:
+    assert document.insert("<!-- begin x -->\nold\n<!-- end x -->", {"x": r"new \1"}) == (
+        "<!-- begin x -->\nnew \\1\n<!-- end x -->"
+    )
+    with pytest.raises(BenchError, match="begin y"):
+        document.insert("", {"y": ""})
+
+
+def test_the_document_says_what_was_measured() -> None:
+    made, tables = document.sections()
+    assert {"latency", "local"} <= made.keys()
+    text = document.DOCUMENT.read_text()
+    assert document.insert(text, made) == text, "run: python -m benchmarks.document"
+    assert document.PLOT.read_text() == document.plot(tables)
