@@ -35,6 +35,7 @@ No state; safe from any thread.  Code outside this module decides by class, neve
             ├── ConnectFailed     nothing was sent
             │   ├── NameNotResolved
             │   └── TlsFailed     (not retried: see `retryable`)
+            │       └── PlainHttp  no TLS is spoken there at all
             ├── ConnectionLost    cut in the middle; the work may have been done
             ├── ShortBody         fewer bytes than Content-Length
             ├── ChecksumMismatch
@@ -255,6 +256,10 @@ class TlsFailed(ConnectFailed):
     """A certificate that cannot be trusted does not get better by asking again."""
 
     retryable = False
+
+
+class PlainHttp(TlsFailed):
+    """The port speaks HTTP without TLS."""
 
 
 class ConnectionLost(Transient):

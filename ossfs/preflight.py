@@ -21,6 +21,7 @@ from ossfs.errors import (
     MountError,
     NameNotResolved,
     NoSuchBucket,
+    PlainHttp,
     RequestTimeout,
     ServerFault,
     SignatureMismatch,
@@ -64,6 +65,13 @@ def _tls(case: _Case) -> str:
     return (
         f"no trusted TLS connection to {case.address}{case.why}; check the endpoint, give its CA with "
         "-o ca_file=FILE, or use http with -o secure=false where nobody listens in"
+    )
+
+
+def _plain(case: _Case) -> str:
+    return (
+        f"{case.address} speaks http, not https; set -o secure=false, or -o endpoint=http://{case.address}, "
+        "where nobody listens in"
     )
 
 
@@ -158,6 +166,7 @@ _SENTENCES: Final[tuple[tuple[type[StoreError], Callable[[_Case], str]], ...]] =
     (WrongRegion, _region),
     (AccessDenied, _denied),
     (NameNotResolved, _name),
+    (PlainHttp, _plain),
     (TlsFailed, _tls),
     (ConnectFailed, _connect),
     (DeadlineExceeded, _timeout),

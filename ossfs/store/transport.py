@@ -28,6 +28,7 @@ from ossfs.errors import (
     ConnectionLost,
     InvalidRequest,
     NameNotResolved,
+    PlainHttp,
     StoreError,
     TlsFailed,
 )
@@ -47,6 +48,12 @@ _PATIENCE_AFTER_BREAK: Final = 2.0
 """Seconds to wait for the answer of a server that broke the connection while it was sent to."""
 _SMALL_BODY: Final = 16 * 1024
 """Up to here a body is joined with the head into one send."""
+
+
+_TLS_SILENCE: Final = 1.5
+"""Seconds of silence in a handshake after which it is asked whether TLS is spoken there at all."""
+_NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
+"""OpenSSL's reasons when what came back is no TLS record."""
 
 
 class Request(Protocol):
@@ -326,10 +333,9 @@ class Session:
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if origin.secure:
-                    sock.settimeout(max(0.05, until - time.monotonic()))
                     sock = secure = self._secured(sock, origin)
                     watch.attach(secure)
-                    self._handshake(secure, origin)
+                    self._handshake(secure, origin, until)
                 self._metrics.add("connections.opened")
                 return Connection(sock, self._tick)
             except (OSError, StoreError) as error:
@@ -348,9 +354,18 @@ class Session:
             context = self._context = tls_context(None)
         return context.wrap_socket(sock, server_hostname=origin.host, do_handshake_on_connect=False)
 
-    def _handshake(self, sock: ssl.SSLSocket, origin: _Origin) -> None:
+    def _handshake(self, sock: ssl.SSLSocket, origin: _Origin, until: float) -> None:
+        """Raises TlsFailed, or an OSError that is worth another try."""
+        sock.settimeout(max(0.05, min(_TLS_SILENCE, until - time.monotonic())))
         try:
-            sock.do_handshake()
+            try:
+                sock.do_handshake()
+            except TimeoutError:
+                # A server without TLS may wait for the rest of what it takes for a request.
+                if speaks_plain_http(sock.family, sock.getpeername()):
+                    raise PlainHttp(f"{origin.host} port {origin.port} speaks HTTP without TLS") from None
+                sock.settimeout(max(0.05, until - time.monotonic()))
+                sock.do_handshake()  # goes on where it was
         except ssl.SSLCertVerificationError as error:
             raise TlsFailed(
                 f"the certificate of {origin.host} is not trusted: {error.verify_message}"
@@ -358,6 +373,8 @@ class Session:
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             raise  # cut off in the middle: worth another try
         except ssl.SSLError as error:
+            if error.reason in _NOT_TLS:
+                raise PlainHttp(f"{origin.host} port {origin.port} speaks HTTP without TLS") from error
             raise TlsFailed(f"no TLS connection to {origin.host}: {error.reason or error}") from error
 
     def _run(
@@ -452,6 +469,18 @@ def build_head(req: Request, path: str, host: str, exchange: Exchange) -> bytes:
         return f"{text}\r\n\r\n".encode()
     except UnicodeEncodeError:
         raise InvalidRequest("a header's value is not text") from None
+
+
+def speaks_plain_http(family: int, address: Any) -> bool:
+    """Does the server at *address* answer HTTP without TLS?  Takes _TLS_SILENCE seconds at most."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_TLS_SILENCE / 2)
+            probe.connect(address)
+            probe.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            return probe.recv(5) == b"HTTP/"
+    except OSError:
+        return False
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:

@@ -22,6 +22,7 @@ from ossfs.errors import (
     InvalidRequest,
     NameNotResolved,
     NotFound,
+    PlainHttp,
     ServerFault,
     ShortBody,
     TlsFailed,
@@ -547,6 +548,61 @@ async def test_tls_with_a_server_that_has_none(wire_config: Make, tls: Tls) -> N
             with pytest.raises((TlsFailed, ConnectFailed)):
                 await store.once.head("k")
     gc.collect()  # an SSL socket left open would warn
+
+
+async def test_https_to_a_server_that_waits_for_more(wire_config: Make, tls: Tls) -> None:
+    """Such a server takes the handshake for the beginning of a request, and says nothing for long."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(4)
+
+        def serve() -> None:
+            first, _ = listener.accept()
+            second, _ = listener.accept()
+            with first, second:
+                assert second.recv(100).startswith(b"HEAD / ")
+                second.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = listener.getsockname()[1]
+        config = wire_config(f"https://127.0.0.1:{port}", ca_file=str(tls.ca), connect_timeout=60.0)
+        with trio.fail_after(20):
+            async with open_store(config, KEYS, Metrics()) as store:
+                with pytest.raises(PlainHttp):
+                    await store.head("k")  # with retries: it is not repeated
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+async def test_a_handshake_that_takes_its_time(
+    wire_config: Make, tls: Tls, tls_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is asked in vain whether he speaks HTTP may go on with the handshake."""
+    asked: list[object] = []
+    real = ssl.SSLSocket.do_handshake
+
+    def slow(self: ssl.SSLSocket) -> None:
+        if not asked:
+            asked.append(self)
+            raise TimeoutError
+        real(self)
+
+    monkeypatch.setattr(ssl.SSLSocket, "do_handshake", slow)
+    monkeypatch.setattr("ossfs.store.transport.speaks_plain_http", lambda *_: False)
+    with trio.fail_after(20):
+        config = wire_config(tls_server.url, ca_file=str(tls.ca))
+        async with open_store(config, credentials_of(tls_server), Metrics()) as store:
+            await store.bucket_info()
+    assert asked
+
+
+async def test_https_to_our_own_plain_server(wire_config: Make, tls: Tls, oss_server: RunningServer) -> None:
+    config = wire_config(oss_server.url.replace("http:", "https:"), ca_file=str(tls.ca), connect_timeout=60.0)
+    with trio.fail_after(20):
+        async with open_store(config, KEYS, Metrics()) as store:
+            with pytest.raises(PlainHttp):
+                await store.head("k")
 
 
 async def test_certificates_are_for_one_name(

@@ -18,6 +18,7 @@ CASES = [
     (errors.NameNotResolved, "oss-cn-hangzhou.aliyuncs.com has no address", "region option"),
     (errors.ConnectFailed, "no https connection to oss-cn-hangzhou.aliyuncs.com:443", "region option"),
     (errors.TlsFailed, "no trusted TLS connection", "ca_file"),
+    (errors.PlainHttp, "speaks http, not https", "secure=false"),
     (errors.DeadlineExceeded, "did not answer in time", "network"),
     (errors.RequestTimeout, "did not answer in time", "network"),
     (errors.ConnectionLost, "broke the connection off", "https"),
