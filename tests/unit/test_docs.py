@@ -244,3 +244,109 @@ def test_every_dependency_is_justified() -> None:
     for dependency in dependencies:
         name = re.split(r"[<>=!~\[]", dependency)[0]
         assert f"`{name}`" in text, name
+
+
+# --------------------------------------------------------------------------------------------------
+# docs/troubleshooting.md
+
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+
+
+def kinds_below(kind: type[Exception]) -> list[type[Exception]]:
+    """*kind* and all classes derived from it, of the product's."""
+    found = [kind]
+    for one in found:
+        found += [below for below in one.__subclasses__() if below.__module__.startswith("ossfs.")]
+    return found
+
+
+def literal(node: ast.AST) -> str:
+    """The text of a message in the source, with … for what differs."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(literal(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return literal(node.left) + literal(node.right)
+    return "…"
+
+
+def messages() -> dict[str, str]:
+    """Each message for the person at the command line, and the file that it is in."""
+    import ossfs.commands.url  # all modules with classes of such errors are imported
+    import ossfs.control
+    import ossfs.store.chain  # noqa: F401
+    from ossfs.errors import NoCredentials, UserError
+
+    names_of_kinds = {kind.__name__ for kind in kinds_below(UserError)} - {NoCredentials.__name__}
+    found: dict[str, str] = {}
+    for file in sorted((ROOT / "ossfs").rglob("*.py")):
+        if "server" in file.parts:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+                text = literal(node.args[0])
+                if node.func.id in names_of_kinds and text.strip("… "):
+                    found[text] = names(file)
+    return found
+
+
+def quoted_messages() -> list[str]:
+    tables = re.findall(
+        r"\| message \| cause \| cure \|\n\| [-| ]+\n((?:\|.*\n)+)", TROUBLESHOOTING.read_text()
+    )
+    rows = [re.match(r"\| `([^`]+)` \|(.*)\|(.*)\|", row) for table in tables for row in table.splitlines()]
+    assert len(tables) > 4 and all(row is not None and (row[2] + row[3]).strip() for row in rows)
+    return [row[1] for row in rows if row is not None]
+
+
+def says(quoted: str, message: str) -> bool:
+    """Is *quoted*, as the page has it, (the beginning of) *message*?"""
+    return re.match(".*".join(re.escape(piece) for piece in quoted.split("…")), message) is not None
+
+
+def preflight_lines() -> list[str]:
+    from ossfs.errors import StoreError
+    from ossfs.preflight import reason
+
+    config = MountConfig(bucket="bucket", mountpoint="/m", region="cn-x")  # type: ignore[call-arg]
+    return [reason(kind(), config) for kind in kinds_below(StoreError)]  # type: ignore[arg-type]
+
+
+def test_every_message_has_its_cause_and_cure() -> None:
+    quoted = quoted_messages()
+    told = messages()
+    assert len(told) > 90, "the form of the sources has changed: messages are not found any more"
+    unheard = {text: file for text, file in told.items() if not any(says(one, text) for one in quoted)}
+    assert not unheard, f"docs/troubleshooting.md has no row for: {unheard}"
+
+
+def test_every_line_of_the_preflight_has_its_cause_and_cure() -> None:
+    quoted = quoted_messages()
+    for line in preflight_lines():
+        assert any(says(one, line) for one in quoted if one.strip("… ")), line
+
+
+def test_what_the_page_quotes_is_said() -> None:
+    said = [*messages(), *preflight_lines(), "no credentials: what; looked at: that"]
+    said += [text.removeprefix("cannot mount …: ") for text in said]
+    for quoted in quoted_messages():
+        assert any(says(quoted, text) for text in said), f"no message says: {quoted}"
+
+
+def test_every_error_of_the_service_is_explained() -> None:
+    import errno
+
+    from ossfs.errors import StoreError
+
+    rows = re.findall(
+        r"^\| (\w+) \| (E[A-Z0-9]+) \| (.+) \| .*\|$", TROUBLESHOOTING.read_text(), re.MULTILINE
+    )
+    named = {name: (code, cause) for name, code, cause in rows}
+    kinds = [kind for kind in kinds_below(StoreError) if not kind.__name__.startswith("_")]
+    from ossfs.store.connection import Closed  # becomes ConnectionLost before anybody sees it
+
+    assert set(named) == {kind.__name__ for kind in kinds} - {Closed.__name__}
+    for kind in kinds:
+        if kind is not Closed:
+            assert named[kind.__name__][0] == errno.errorcode[kind.errno], kind  # type: ignore[attr-defined]
