@@ -11,6 +11,7 @@ No state; safe from any thread.  Code outside this module decides by class, neve
     └── StoreError                the service, or the way to it
         ├── NotFound              no such key
         │   ├── NoSuchBucket
+    │   ├── DanglingSymlink   a native symlink whose target is not there
         │   └── NoSuchUpload
         ├── AccessDenied          the service says no
         │   ├── InvalidAccessKey
@@ -149,6 +150,10 @@ class NotFound(StoreError):
 class NoSuchBucket(NotFound):
     errno = errno.EIO
     level = logging.ERROR
+
+
+class DanglingSymlink(NotFound):
+    pass
 
 
 class NoSuchUpload(NotFound):

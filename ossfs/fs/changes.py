@@ -24,6 +24,7 @@ from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.deletes import Deletes
 from ossfs.fs.hidden import HiddenKeys, is_hidden
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version, exists_now
+from ossfs.fs.links import SYMLINK
 from ossfs.fs.listed import check_kind
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import check_key, showable
@@ -189,6 +190,7 @@ class Changes:
             and not node.handles
             and node.writer is None
             and node.version is not None
+            and node.object_type != SYMLINK  # its HEAD, by which a late delete looks, is the target's
         )
 
     def _unlink_soon(self, parent: DirNode, name: str, node: FileNode) -> bool:

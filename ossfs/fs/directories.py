@@ -37,7 +37,11 @@ class Directories:
         while offset >= len(handle.entries):
             if handle.complete:
                 return False
+            first = len(handle.entries)
             await self._next_page(handle)
+            # The type of an entry that is read must be right: it is told whether it is a link.
+            fresh = (known.obj for _, known in handle.entries[first:])
+            await self.lookup.links.learn((obj for obj in fresh if obj is not None), quiet=True)
         return True
 
     async def _next_page(self, handle: DirHandle) -> None:

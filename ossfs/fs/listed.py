@@ -31,7 +31,9 @@ class ListedAttributes(AttrMemory):
         """Nothing: the next listing says all."""
 
     def get(self, obj: ListedObject) -> Attrs | None:
-        """What the listing says."""
+        """What the listing says; of a native symlink it says not even the size of its target."""
+        if obj.object_type == "Symlink":
+            return None
         return attributes.as_listed(obj.last_modified, self._defaults, directory=obj.key.endswith("/"))
 
     def seen(self, obj: ListedObject) -> Attrs | None:
@@ -39,7 +41,7 @@ class ListedAttributes(AttrMemory):
         return self.get(obj)
 
     def knows(self, obj: ListedObject) -> bool:
-        """Always."""
+        """Always: nothing is to be asked ahead."""
         return True
 
 

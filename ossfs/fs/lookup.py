@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import trio
 
-from ossfs.errors import NotFound, PosixError
+from ossfs.errors import DanglingSymlink, NotFound, PosixError
 from ossfs.fs import attrs as attributes
 from ossfs.fs import ranges
 from ossfs.fs.attrs import Attrs
@@ -30,6 +30,7 @@ from ossfs.fs.context import Context, run_all
 from ossfs.fs.dircache import ABSENT, Absent, Known
 from ossfs.fs.flat import FlatListings
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
+from ossfs.fs.links import SYMLINK, NativeLinks
 from ossfs.fs.listed import ListedAttributes
 from ossfs.fs.meta import NEAR, WITH_BODY, Metadata
 from ossfs.fs.names import showable
@@ -53,6 +54,7 @@ class Lookup:
         self.flat = FlatListings(ctx, self.meta)
         if ctx.config.attrs_list:
             self.memory = self.meta.memory = ListedAttributes(ctx.defaults)
+        self.links = NativeLinks(ctx)
         self.root_attrs = attributes.new(
             stat.S_IFDIR, ctx.config.dir_mode, ctx.config.uid, ctx.config.gid, ctx.wall_ns()
         )
@@ -155,7 +157,8 @@ class Lookup:
             if child.local:
                 return child
             version = child.version
-            if version is not None and version.etag == obj.etag and version.size == obj.size:
+            retyped = child.nlookup > 0 and child.kind != stat.S_IFLNK and self.links.path(obj) is not None
+            if version is not None and version.etag == obj.etag and version.size == obj.size and not retyped:
                 if version.last_modified != obj.last_modified and known.at > child.attrs_at:
                     child.attrs = None  # somebody's chmod: the same bytes with other headers
                     child.attrs_at = float("-inf")
@@ -167,7 +170,7 @@ class Lookup:
                 elif known.at > child.attrs_at:
                     self._confirm(child, known.at, obj)
                 return child
-            if known.at < child.attrs_at:
+            if known.at < child.attrs_at and not retyped:
                 return child  # an older answer than what the inode knows
         if child is not None:
             self.supersede(child)
@@ -181,7 +184,11 @@ class Lookup:
 
     def _remembered(self, node: FileNode, known: Known) -> None:
         assert known.obj is not None
-        attrs = self.memory.get(known.obj)
+        attrs = self.links.attrs(known.obj)
+        if attrs is not None:
+            node.target = self.links.path(known.obj)
+        elif known.obj.object_type != SYMLINK or not self.ctx.config.attrs_list:
+            attrs = self.memory.get(known.obj)
         if attrs is not None:
             node.attrs = attrs
             node.kind = attrs.kind
@@ -324,7 +331,13 @@ class Lookup:
                 return
             try:
                 info = await self.ctx.store.head(key)
+            except DanglingSymlink:
+                obj = await self._listed_now(key)
+                return
             except NotFound:
+                return
+            if info.object_type == SYMLINK:
+                obj = await self._listed_now(key)  # what the HEAD says is the target's
                 return
             obj = listed(info)
             self.meta.learn(obj, attributes.decode(info, self.ctx.defaults), info)
@@ -371,17 +384,19 @@ class Lookup:
         async with self._single(self._fetching, node.ino):
             if node.attrs is not None and self.fresh(node):
                 return
+            if node.object_type == SYMLINK and await self._refresh_link(node):
+                return
             if node.attrs is None and await self._from_memory(node):
                 return
             if node.attrs is not None and self._confirmed(node):
                 return
-            if self.ctx.config.attrs_list:
+            if self.ctx.config.attrs_list and node.object_type != SYMLINK:
                 await self._refresh_by_listing(node)
                 return
             with_body = parent is not None and parent.reads > 0 and self._small(node)
             if with_body and parent is not None:
                 parent.reads -= 1
-            await self._refresh(node, with_body=with_body)
+            await self._refresh(node, with_body=with_body, for_attributes=True)
 
     async def _from_memory(self, node: FileNode) -> bool:
         """Did a HEAD that was sent ahead bring the attributes of the listed version?"""
@@ -463,13 +478,16 @@ class Lookup:
                 return
         with_body = for_reading and self._readable(node)
         async with self._single(self._fetching, node.ino):
-            if self.ctx.config.attrs_list and for_reading and not with_body:
+            listing = self.ctx.config.attrs_list and for_reading and not with_body
+            if listing and node.object_type != SYMLINK:
                 await self._refresh_by_listing(node, fresh=True)
             else:
-                await self._refresh(node, with_body=with_body, fresh=True)
+                await self._refresh(node, with_body=with_body, fresh=True, for_attributes=for_reading)
             node.validated_at = float("-inf")
 
-    async def _refresh(self, node: FileNode, *, with_body: bool = False, fresh: bool = False) -> None:
+    async def _refresh(
+        self, node: FileNode, *, with_body: bool = False, fresh: bool = False, for_attributes: bool = False
+    ) -> None:
         if with_body and await ranges.on_disk(self.ctx, node.version, min(node.size, WITH_BODY)):
             with_body = False  # a HEAD says whether they are still the right ones
         parent = node.parent
@@ -481,6 +499,8 @@ class Lookup:
         try:
             if with_body:
                 info, body = await self.meta.first_bytes(key)
+            elif self.ctx.config.attrs_list and for_attributes:
+                info = await self.meta.glance(key)
             else:
                 info = await self.meta.head(key, fresh=fresh)
         except NotFound:
@@ -497,6 +517,32 @@ class Lookup:
             self.ctx.bodies.put(node, body)
             assert node.version is not None
             ranges.keep(self.ctx, node.version, 0, body)
+
+    async def _refresh_link(self, node: FileNode) -> bool:
+        """A native symlink: is it shown as a link?  Then its attributes are what a listing says."""
+        parent = node.parent
+        if parent is None:
+            raise PosixError(errno.ESTALE)
+        changes = node.changes
+        known = await self._resolve(parent, node.name)
+        if isinstance(known, Known) and known.obj is not None:
+            await self.links.learn([known.obj])
+        if node.changes != changes or node.parent is None:
+            raise PosixError(errno.ESTALE)
+        if isinstance(known, Absent):
+            self.supersede(node)
+            raise PosixError(errno.ENOENT)
+        shown = self.links.attrs(known.obj) if known.obj is not None else None
+        if shown is None and node.kind != stat.S_IFLNK:
+            return False
+        if self.node_for(parent, node.name, known) is not node or shown is None:
+            if node.parent is not None:
+                self.supersede(node)
+            raise PosixError(errno.ESTALE)
+        assert known.obj is not None
+        node.attrs, node.kind, node.attrs_at = shown, stat.S_IFLNK, known.at
+        node.target = self.links.path(known.obj)
+        return True
 
     async def _refresh_by_listing(self, node: FileNode, *, fresh: bool = False) -> None:
         """_refresh without a HEAD.  fresh: the answer must be younger than this call."""

@@ -24,6 +24,7 @@ from ossfs.fs.changes import Changes
 from ossfs.fs.commit import check_absent_if_versioned, copy_object
 from ossfs.fs.context import run_all
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
+from ossfs.fs.links import SYMLINK
 from ossfs.fs.names import check_key
 from ossfs.fs.setattrs import AttributeStore
 from ossfs.fs.writer import note_version
@@ -146,12 +147,20 @@ class Renames:
         self.ctx.inodes.move(node, new, name)
         kind = node.object_type
         note_version(self.ctx, node, version)
-        if kind == "Symlink":
+        if kind == SYMLINK:
             node.object_type = kind
+            new.cache.forget(name)  # the next listing shows it as what it is
+            self._forget_target(node)
         if node.writer is not None:
             node.writer.base_moved(version)
             same = stored is not None and node.attrs is not None and stored.stores_as(node.attrs)
             node.writer.attrs_dirty = not same
+
+    @staticmethod
+    def _forget_target(node: FileNode) -> None:
+        """A link has moved: the path from it to its target is another one."""
+        node.attrs = node.target = None
+        node.attrs_at = float("-inf")
 
     def _move_back(self, node: FileNode, old: DirNode, name: str, new: DirNode, version: Version) -> None:
         """The old name could not be removed: what the kernel knows under it stays there."""
@@ -165,10 +174,10 @@ class Renames:
         self, node: FileNode, version: Version, target: FileNode | None, key: str, no_replace: bool
     ) -> Version:
         attrs = node.attrs
-        if attrs is None:
+        if attrs is None and node.object_type != SYMLINK:
             attrs = attributes.decode(await self.ctx.store.head(version.key), self.ctx.defaults)
         pending = node.writer is not None and node.writer.attrs_dirty
-        if attrs.stored_mtime and not pending:
+        if attrs is not None and attrs.stored_mtime and not pending:
             attrs = None  # everything is in the object: COPY takes it along
         if no_replace:
             await check_absent_if_versioned(self.ctx, key)
@@ -176,7 +185,7 @@ class Renames:
             if target is not None and target.parent is not None:
                 # Its object is replaced in one step by the copy; who has it open keeps its bytes.
                 await stack.enter_async_context(self.changes.taking_away(target))
-            if node.object_type == "Symlink":
+            if node.object_type == SYMLINK:
                 version, attrs = replace(version, etag=""), None  # the ETag that was shown is the target's
             made = await copy_object(
                 self.ctx,
@@ -258,6 +267,8 @@ class Renames:
                 child.version = moved
                 if child.writer is not None:
                     child.writer.base_moved(moved)
+                if child.object_type == SYMLINK:
+                    self._forget_target(child)
 
     async def _move_prefix(self, source: str, destination: str, *, replaces: bool) -> dict[str, Version]:
         """Copy all keys below *source*, look again until nothing changed meanwhile, then delete.

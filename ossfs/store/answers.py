@@ -26,7 +26,7 @@ _WRONG_ENDPOINT_EC: Final = "0003-00001403"
 _BY_CODE: Final[dict[str, type[StoreError]]] = {
     "NoSuchKey": errors.NotFound,
     "NoSuchVersion": errors.NotFound,
-    "SymlinkTargetNotExist": errors.NotFound,
+    "SymlinkTargetNotExist": errors.DanglingSymlink,
     "NoSuchBucket": errors.NoSuchBucket,
     "NoSuchUpload": errors.NoSuchUpload,
     "InvalidAccessKeyId": errors.InvalidAccessKey,

@@ -188,33 +188,6 @@ async def test_objects_without_attributes_are_shown_with_those_of_the_mount(auto
         assert (shown.mode, shown.uid, shown.gid) == (stat.S_IFDIR | 0o750, 7, 8)
 
 
-async def test_a_native_symlink_is_its_target_and_read_only(
-    fs: Posix, store: MemoryStore, autojump_clock: object
-) -> None:
-    store.add("target", b"bytes")
-    store.add("link", symlink_target="target")
-    shown = await fs.stat("link")
-    assert stat.S_ISREG(shown.mode) and shown.size == 5
-    assert await fs.read_file("link") == b"bytes"
-    with errno_is(errno.EPERM):
-        await fs.open("link", W)
-    with errno_is(errno.EPERM):
-        await fs.open("link", W | os.O_TRUNC)
-    with errno_is(errno.EPERM):
-        await fs.chmod("link", 0o600)
-    assert store.objects["link"].symlink_target == "target"
-
-
-async def test_a_native_symlink_is_not_truncated_by_path(
-    fs: Posix, store: MemoryStore, autojump_clock: object
-) -> None:
-    store.add("target", b"bytes")
-    store.add("link", symlink_target="target")
-    with errno_is(errno.EPERM):
-        await fs.truncate("link", 1)
-    assert store.objects["link"].symlink_target == "target"
-
-
 async def test_an_appendable_object_becomes_normal_when_it_is_written(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:
@@ -277,18 +250,6 @@ async def test_df_shows_one_pib_beside_what_is_used(
     await trio.sleep(1)
     shown = await fs.tree.statfs()
     assert (shown.used, shown.total - shown.used, shown.files) == (1000, 1 << 50, 1)
-
-
-async def test_a_native_symlink_is_renamed_as_a_link(
-    fs: Posix, store: MemoryStore, autojump_clock: object
-) -> None:
-    store.add("target", b"bytes")
-    store.add("link", b"", symlink_target="target")
-    await fs.rename("link", "moved")
-    assert store.objects["moved"].symlink_target == "target" and "link" not in store.objects
-    assert await fs.read_file("moved") == b"bytes"
-    with errno_is(errno.EPERM):
-        await fs.truncate("moved", 0)
 
 
 async def test_a_name_whose_close_failed_shows_what_the_bucket_has(

@@ -72,3 +72,30 @@ def test_a_mount_with_attrs_list_sends_no_head(
     os.truncate(mount.path / "kept", 8)
     assert (mount.path / "kept").read_text() == "text and"
     assert sorted(p.name for p in mount.path.iterdir() if p.is_dir()) == ["again", "sub"]
+
+
+def test_native_symlinks_through_the_kernel(service: Service, new_mount: Callable[..., Mount]) -> None:
+    service.write("links/data/file", b"bytes")
+    service.sdk.put_symlink("links/data/file", "links/a/link")
+    service.sdk.put_symlink("links/data/", "links/a/dir")
+    service.sdk.put_symlink("elsewhere", "links/a/outside")
+    service.write("elsewhere", b"from outside")
+    mount = new_mount("bkt:/links")
+    place = mount.path / "a"
+    assert run("find", place, "-type", "l", "-printf", "%f %l\n") in (
+        "dir ../data\nlink ../data/file\n",
+        "link ../data/file\ndir ../data\n",
+    )
+    assert (place / "link").read_bytes() == b"bytes"
+    assert (place / "dir" / "file").read_bytes() == b"bytes"
+    assert (place / "outside").read_bytes() == b"from outside"
+    with (place / "link").open("ab") as file:
+        file.write(b" and more")
+    assert service.read("links/data/file") == b"bytes and more"
+    assert os.readlink(place / "link") == "../data/file"
+    (place / "link").rename(mount.path / "link")
+    assert os.readlink(mount.path / "link") == "data/file"
+    assert (mount.path / "link").read_bytes() == b"bytes and more"
+    assert service.sdk.get_symlink("links/link").target_key == "links/data/file"
+    (mount.path / "link").unlink()
+    assert not service.exists("links/link") and service.exists("links/data/file")

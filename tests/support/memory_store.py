@@ -24,6 +24,7 @@ import trio
 from ossfs.errors import (
     AlreadyExists,
     ConnectionLost,
+    DanglingSymlink,
     InvalidRange,
     InvalidRequest,
     NoSuchUpload,
@@ -297,7 +298,7 @@ class MemoryStore:
             return found, found
         target = self.objects.get(found.symlink_target)
         if target is None:
-            raise self._fail(NotFound, op, key, 404, "SymlinkTargetNotExist")
+            raise self._fail(DanglingSymlink, op, key, 404, "SymlinkTargetNotExist")
         if target.symlink_target is not None:
             raise self._fail(InvalidRequest, op, key, 400, "InvalidTargetType")
         return found, target
