@@ -284,6 +284,11 @@ def keep(name: str, source: Path) -> None:
     kept: dict[str, Any]
     if name == "settings":
         kept = json.loads(text)
+        measured = {r["setting"] for r in kept["results"]}
+        before = RESULTS / "settings.json"
+        if before.exists():  # those that were not measured this time stay
+            old = json.loads(before.read_text(encoding="utf-8"))["results"]
+            kept["results"] = [r for r in old if r["setting"] not in measured] + kept["results"]
     else:
         rows = read_rows(text)
         if not rows:
