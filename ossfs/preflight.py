@@ -130,6 +130,11 @@ def _token(case: _Case) -> str:
 
 
 def _denied(case: _Case) -> str:
+    if case.config.credentials == "anonymous":
+        return (
+            f"{case.target} does not let everybody list it{case.why}; leave credentials=anonymous out and "
+            "give access keys"
+        )
     return (
         f"the access key may not list {case.target}{case.why}; grant it oss:ListObjects, and oss:GetObject, "
         "oss:PutObject and oss:DeleteObject, or check the bucket's policy"

@@ -17,7 +17,9 @@ import os
 import shlex
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
@@ -34,6 +36,9 @@ PROCESS_SECONDS: Final = 60.0
 _MAX_OUTPUT: Final = 64 * 1024
 _MAX_SOURCES: Final = 8
 """Profiles that may name each other as their source."""
+
+_PROXY_VARIABLES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+_environment_lock = threading.Lock()
 
 SECRET_VARIABLES: Final = (
     "OSS_ACCESS_KEY_ID",
@@ -82,6 +87,21 @@ def _from_library(make: Callable[[Any], Any]) -> Credentials:
     )
 
 
+@contextmanager
+def _directly() -> Iterator[None]:
+    """Without a proxy: nobody but the host's own metadata service may see what is asked of it.
+
+    Both libraries take proxies from the environment and cannot be told not to; nothing else in this process
+    looks at these variables.
+    """
+    with _environment_lock:
+        kept = {name: os.environ.pop(name) for name in _PROXY_VARIABLES if name in os.environ}
+        try:
+            yield
+        finally:
+            os.environ.update(kept)
+
+
 def ecs_role(role: str | None, *, only_hardened: bool = False, host: str | None = None) -> Credentials:
     """Those of the RAM role of this ECS instance; *role* None: the one that it has.
 
@@ -102,7 +122,8 @@ def ecs_role(role: str | None, *, only_hardened: bool = False, host: str | None 
         provider._EcsRamRoleCredentialsProvider__metadata_service_host = address
         return provider
 
-    return _from_library(make)
+    with _directly():
+        return _from_library(make)
 
 
 def ecs_url(url: str) -> Credentials:
@@ -111,7 +132,8 @@ def ecs_url(url: str) -> Credentials:
 
     logging.getLogger("oss2.credentials").setLevel(logging.CRITICAL + 1)
     try:
-        found = EcsRamRoleCredentialsFetcher(url).fetch(retry_times=2, timeout=5)
+        with _directly():
+            found = EcsRamRoleCredentialsFetcher(url).fetch(retry_times=2, timeout=5)
     except Exception as error:  # noqa: BLE001  oss2 lets everything through that requests raises
         raise ConfigError(" ".join(redact(str(error)).split())[:200]) from None
     return Credentials(

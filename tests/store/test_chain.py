@@ -241,6 +241,17 @@ def test_role_of_the_instance(service: MetadataService) -> None:
     assert not [name for name in left if "process_request" not in name], "a mount forks after this"
 
 
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_no_proxy_sees_what_the_metadata_service_says(
+    service: MetadataService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert ecs().access_key_id == "id"
+    write(tmp_path / ".ossutilconfig", f"[AkService]\necsAk={service.uri}\n")
+    assert found(tmp_path)[0].access_key_id == "id"
+    assert os.environ[variable] == "http://127.0.0.1:9"
+
+
 def test_a_role_by_name_is_not_asked_for(service: MetadataService) -> None:
     ecs(ram_role="role")
     assert service.address == remote.METADATA_HOST

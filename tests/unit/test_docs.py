@@ -310,7 +310,11 @@ def preflight_lines() -> list[str]:
     from ossfs.preflight import reason
 
     config = MountConfig(bucket="bucket", mountpoint="/m", region="cn-x")  # type: ignore[call-arg]
-    return [reason(kind(), config) for kind in kinds_below(StoreError)]  # type: ignore[arg-type]
+    anonymous = config.model_copy(update={"credentials": "anonymous"})
+    return [
+        *(reason(kind(), config) for kind in kinds_below(StoreError)),  # type: ignore[arg-type]
+        *(reason(kind(), anonymous) for kind in kinds_below(StoreError)),  # type: ignore[arg-type]
+    ]
 
 
 def test_every_message_has_its_cause_and_cure() -> None:

@@ -80,6 +80,11 @@ def test_internal_endpoints_get_a_hint() -> None:
     assert "only inside" not in str(explain(errors.DeadlineExceeded(), config()))
 
 
+def test_without_keys_no_key_is_spoken_of() -> None:
+    line = str(explain(errors.AccessDenied(), config(credentials="anonymous")))
+    assert "does not let everybody list it" in line
+
+
 def test_prefix_is_named() -> None:
     line = str(explain(errors.AccessDenied(), config(prefix="a/b")))
     assert line.startswith("cannot mount bucket:/a/b: ")
