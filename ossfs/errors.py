@@ -11,7 +11,7 @@ No state; safe from any thread.  Code outside this module decides by class, neve
     └── StoreError                the service, or the way to it
         ├── NotFound              no such key
         │   ├── NoSuchBucket
-    │   ├── DanglingSymlink   a native symlink whose target is not there
+        │   ├── DanglingSymlink   a native symlink whose target is not there
         │   └── NoSuchUpload
         ├── AccessDenied          the service says no
         │   ├── InvalidAccessKey
