@@ -19,6 +19,7 @@ import errno
 import logging
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 
 import trio
 
@@ -283,7 +284,7 @@ class Lookup:
             return
         remembered = self.memory.get(marker)
         if remembered is not None:
-            parent.attrs = remembered
+            parent.attrs = _with_later_ctime(remembered, parent.attrs)
             parent.attrs_at = at
 
     def names_of(
@@ -446,8 +447,8 @@ class Lookup:
         if node.attrs is not None and node.attrs.listed:
             node.attrs_at = at  # what an open learnt to carry along stays
             return True
-        if node.attrs is None or not seen.same_but_ctime(node.attrs):
-            node.attrs = seen.copy()
+        if seen != node.attrs:
+            node.attrs = _with_later_ctime(seen.copy(), node.attrs)
         node.attrs_at = at
         return True
 
@@ -591,7 +592,7 @@ class Lookup:
             self.ctx.bodies.drop(node)
         node.version = found
         node.size = found.size
-        node.attrs = attrs
+        node.attrs = _with_later_ctime(attrs, node.attrs)
         node.kind = attrs.kind
         node.object_type = info.object_type
         node.storage_class = info.storage_class
@@ -644,8 +645,9 @@ class Lookup:
             node.attrs = self.implicit_attrs()
         else:
             node.marker = listed(info)
-            node.attrs = attributes.decode(info, self.ctx.defaults, directory=True)
-            self.meta.learn(node.marker, node.attrs, info)
+            attrs = attributes.decode(info, self.ctx.defaults, directory=True)
+            self.meta.learn(node.marker, attrs, info)
+            node.attrs = _with_later_ctime(attrs, node.attrs)
 
     def fresh(self, node: Node) -> bool:
         """Are the attributes young enough to be answered without asking?"""
@@ -690,6 +692,17 @@ class _Single:
         self._lock.release()
         if not self._lock.locked() and self._table.get(self._ino) is self._lock:
             del self._table[self._ino]
+
+
+def _with_later_ctime(found: Attrs, known: Attrs | None) -> Attrs:
+    """What the bucket says; a change to the same values moves the ctime here only, and it never goes back."""
+    if known is not None and known.ctime_ns > found.ctime_ns and _shown(known) == _shown(found):
+        return replace(found, ctime_ns=known.ctime_ns)
+    return found
+
+
+def _shown(attrs: Attrs) -> tuple[object, ...]:
+    return attrs.mode, attrs.uid, attrs.gid, attrs.mtime_ns, attrs.atime_ns, attrs.xattrs
 
 
 def listed(info: ObjectInfo) -> ListedObject:

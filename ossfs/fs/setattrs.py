@@ -131,8 +131,10 @@ class AttributeStore:
         key = "" if removed else self.ctx.inodes.key(node)
         assert node.attrs is not None
         attrs = node.attrs.copy()
-        if node.changed_ns:
-            attrs.mtime_ns = max(attrs.mtime_ns, node.changed_ns)
+        stored = node.changed_ns
+        if stored:
+            attrs.mtime_ns = max(attrs.mtime_ns, stored)
+            attrs.ctime_ns = max(attrs.ctime_ns, stored)
         change(attrs)
         node.pending = False
         if not attributes.fits(attrs):
@@ -156,8 +158,10 @@ class AttributeStore:
                 self.lookup.flat.changed(node)
         if node is self.ctx.inodes.root:
             self.lookup.root_attrs = attrs.copy()
-        node.attrs = attrs
-        node.changed_ns = 0
+        if not node.pending:  # else they were set anew meanwhile, and will be stored
+            node.attrs = attrs
+        if node.changed_ns == stored:  # else an entry came or went meanwhile
+            node.changed_ns = 0
         node.attrs_at = trio.current_time()
         node.touched()
 

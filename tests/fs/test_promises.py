@@ -162,6 +162,60 @@ async def test_what_is_made_or_removed_moves_the_time_of_its_directory(autojump_
         assert shown.nlink == 1
 
 
+@pytest.mark.parametrize("after", [0.5, 1.5])
+async def test_times_of_a_directory_that_are_stored_late_do_not_go_back(
+    after: float, autojump_clock: object
+) -> None:
+    """What is made in it before they are stored, or meanwhile, moves mtime and ctime once and for all."""
+    store = MemoryStore()
+    wall = lambda: 10**18 + int(trio.current_time() * 10**9)  # noqa: E731
+    async with mounted(store, wall_ns=wall) as fs:
+        await fs.mkdir("d")
+        store.latency = 1.0
+        await fs.setattr("d", SetAttr(atime_ns=1, mtime_ns=2))
+        parent = await fs.walk("d")
+        await trio.sleep(after)
+        await fs.tree.mkdir(parent, b"x", 0o755, fs.caller)
+        shown = await fs.stat("d")
+        assert shown.mtime_ns == shown.ctime_ns > 10**18
+        for _ in range(8):
+            await trio.sleep(1)
+            now = await fs.stat("d")
+            assert (now.mtime_ns, now.ctime_ns) == (shown.mtime_ns, shown.ctime_ns)
+
+
+@pytest.mark.parametrize("path", ["f", "d"])
+async def test_a_ctime_that_only_we_know_does_not_go_back(path: str, autojump_clock: object) -> None:
+    """A chmod to the mode that is there moves the ctime here, and is no request."""
+    store = MemoryStore(clock=lambda: 10**9 + trio.current_time())
+    async with mounted(store, wall_ns=lambda: int((10**9 + trio.current_time()) * 10**9)) as fs:
+        await fs.write_file("f", b"x")
+        await fs.mkdir("d")
+        for name in ("f", "d"):
+            await fs.chmod(name, 0o700)
+        await trio.sleep(4)
+        await fs.chmod(path, 0o700)
+        shown = (await fs.stat(path)).ctime_ns
+        assert shown == (10**9 + 4) * 10**9
+        await trio.sleep(20)
+        await fs.listdir()
+        assert (await fs.stat(path)).ctime_ns == shown
+        assert (await fs.stat(path)).ctime_ns == shown
+
+
+async def test_times_of_a_directory_that_are_set_while_others_are_stored(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    await fs.mkdir("d")
+    store.latency = 1.0
+    await fs.setattr("d", SetAttr(atime_ns=1, mtime_ns=2 * 10**9))
+    await trio.sleep(1.5)
+    await fs.tree.setattr(await fs.walk("d"), SetAttr(atime_ns=1, mtime_ns=3 * 10**9))
+    await trio.sleep(10)
+    assert (await fs.stat("d")).mtime_ns == 3 * 10**9
+    assert store.objects["d/"].headers.meta["mtime"] == "3"
+
+
 async def test_the_mode_of_the_buckets_root_lasts_as_long_as_the_mount(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from tests.posix.cases import cases
+from tests.posix.permissions import permissions
 from tests.support.mounts import Mount, Room, end, run, spawn
 
 WORKER = Path(__file__).with_name("worker.py")
 SECONDS = 90.0
-CASES = cases()
+CASES = {**cases(), **permissions()}
 
 EXCUSED = (
     ("chown .*-1 -1", "POSIX: the times need not be updated"),
