@@ -213,6 +213,9 @@ class TooLarge(StoreError):
 class ObjectArchived(StoreError):
     errno = errno.EIO
 
+    def __str__(self) -> str:
+        return super().__str__() + ": it is archived, and must be restored before it can be read"
+
 
 class ObjectImmutable(StoreError):
     errno = errno.EPERM

@@ -248,6 +248,11 @@ _KINDS = frozenset(
 _NOT_CARRIED = frozenset({"mtime", "atime", "ctime", WRITE_ID})
 
 
+def has_stored(info: ObjectInfo) -> bool:
+    """Does this object carry attributes of ossfs?"""
+    return not _OURS.isdisjoint(info.headers.meta)
+
+
 def as_listed(last_modified: int, defaults: Defaults, *, directory: bool = False) -> Attrs:
     """The attributes that a listing is enough for.  last_modified in unix seconds."""
     modified = last_modified * NS

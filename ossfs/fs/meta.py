@@ -10,6 +10,7 @@ LastModified): as long as listings show an object unchanged, it needs no HEAD ag
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from ossfs.fs.dircache import Known
 from ossfs.limits import KIB
 from ossfs.store.base import ListedObject, ObjectInfo
 
+log = logging.getLogger(__name__)
+
 MEMORY = 200_000
 """Attributes remembered, least recently used out first: some 100 MB at the most."""
 SETTLED = 2
@@ -37,6 +40,10 @@ AHEAD_FIRST, AHEAD_MOST = 32, 1024
 """Entries of a listing that are asked about ahead of the walker."""
 NEAR = 64
 """Entries between two stats that still count as walking the listing."""
+
+
+MANY_BARE = 50
+"""HEADs that found nothing, from which on it is worth a line in the log."""
 
 
 class AttrMemory:
@@ -113,6 +120,10 @@ class Metadata:
         self._flights: dict[str, _Flight] = {}
         self._queue: deque[ListedObject] = deque()
         self._runners = 0
+        self._walk: Order | None = None
+        self._bare = self._stored = 0
+        """Of the HEADs sent ahead in that walk: how many found no attributes, and how many did."""
+        self._bare_told = False
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
         """HEAD, shared with who asks the same at the moment.
@@ -197,6 +208,8 @@ class Metadata:
         at = order.index.get(name)
         if at is None:
             return
+        if order is not self._walk:
+            self._walk, self._bare, self._stored = order, 0, 0
         steps, order.last = at - order.last, at
         if not 0 < steps <= NEAR:
             order.window = AHEAD_FIRST
@@ -228,8 +241,27 @@ class Metadata:
                 except StoreError:
                     continue  # who really wants to know asks again, and hears of it
                 self.note(obj, info)
+                if attributes.has_stored(info):
+                    self._stored += 1
+                else:
+                    self._bare += 1
         finally:
             self._runners -= 1
+            if self._runners == 0:
+                self._tell_of_bare()
+
+    def _tell_of_bare(self) -> None:
+        """A listing was walked to its end, and its HEADs found nothing: say once what would spare them."""
+        order = self._walk
+        if self._bare_told or order is None or order.upto < len(order.entries):
+            return
+        if self._bare >= MANY_BARE and not self._stored:
+            self._bare_told = True
+            log.info(
+                "%d HEADs of one directory found no attributes: if other programs fill this bucket, "
+                "-o attrs=list would spare them",
+                self._bare,
+            )
 
     def note(self, obj: ListedObject, info: ObjectInfo) -> None:
         """Remember the attributes of a listed object, if *info* is of that very version."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from dataclasses import replace
@@ -11,9 +12,9 @@ import pytest
 import trio
 import trio.testing
 
-from ossfs.errors import AccessDenied, OssfsError
+from ossfs.errors import AccessDenied, ObjectArchived, OssfsError
 from ossfs.fs.tree import SetAttr
-from ossfs.store.base import ListPage
+from ossfs.store.base import ListPage, ObjectHeaders
 from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import CHUNK, Posix, mounted
 
@@ -262,6 +263,12 @@ async def test_an_archived_object_is_shown_and_cannot_be_read(
     assert (await fs.stat("cold")).size == 5
     with errno_is(errno.EIO):
         await fs.read_file("cold")
+    file = await fs.open("cold")
+    for level in (logging.ERROR, logging.DEBUG):  # one line for each open file
+        with pytest.raises(ObjectArchived, match="archived, and must be restored") as caught:
+            await file.pread(5, 0)
+        assert caught.value.level == level
+    await file.close()
     store.objects["cold"].restore = 'ongoing-request="false", expiry-date="..."'
     assert await fs.read_file("cold") == b"bytes"
 
@@ -322,3 +329,34 @@ async def test_a_name_whose_close_failed_shows_what_the_bucket_has(
         assert (1, name.encode()) in fs.kernel.entries
         await fs.tree.release(file.fh)
     assert store.keys() == ["old"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-directory", "text/plain", "httpd/unix-directory", None]
+)
+async def test_markers_of_any_content_type_are_directories(
+    fs: Posix, store: MemoryStore, autojump_clock: object, content_type: str | None
+) -> None:
+    store.add("d/", b"", ObjectHeaders(content_type=content_type, meta={"mode": str(stat.S_IFREG | 0o600)}))
+    assert await fs.listdir() == ["d"] and await fs.listdir("d") == []
+    assert (await fs.stat("d")).mode == stat.S_IFDIR | 0o600
+    await fs.rmdir("d")
+    assert store.keys() == []
+
+
+async def test_heads_that_find_nothing_are_told_of_once(
+    fs: Posix, store: MemoryStore, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ossfs.fs.meta")
+    await fs.mkdir("ours")
+    for directory in ("ours", "foreign", "other"):
+        meta = {"mode": "33188"} if directory == "ours" else {}
+        for i in range(200):
+            store.add(f"{directory}/{i:03d}", b"x", ObjectHeaders(meta=meta))
+    for directory in ("ours", "foreign", "other"):
+        for name in sorted(await fs.listdir(directory)):
+            await fs.stat(f"{directory}/{name}")
+        await trio.sleep(1)
+        told = [r.getMessage() for r in caplog.records if "attrs=list" in r.getMessage()]
+        assert len(told) == (directory != "ours")
+    assert int(told[0].split()[0]) in range(150, 201)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import urllib.request
@@ -99,3 +100,34 @@ def test_native_symlinks_through_the_kernel(service: Service, new_mount: Callabl
     assert service.sdk.get_symlink("links/link").target_key == "links/data/file"
     (mount.path / "link").unlink()
     assert not service.exists("links/link") and service.exists("links/data/file")
+
+
+def test_errnos_of_xattrs(place: Path) -> None:
+    path = place / "f"
+    path.write_bytes(b"x")
+    os.setxattr(path, "user.a", b"value")
+    libc = ctypes.CDLL(None, use_errno=True)
+    small = ctypes.create_string_buffer(2)
+    assert libc.getxattr(os.fsencode(path), b"user.a", small, 2) == -1
+    assert ctypes.get_errno() == errno.ERANGE
+    assert libc.listxattr(os.fsencode(path), small, 2) == -1
+    assert ctypes.get_errno() == errno.ERANGE
+    for code, value in ((errno.ENOSPC, bytes(9000)), (errno.E2BIG, bytes(70_000))):
+        with pytest.raises(OSError, check=lambda e, code=code: e.errno == code):
+            os.setxattr(path, "user.big", value)
+    for change in (lambda: os.getxattr(path, "user.none"), lambda: os.removexattr(path, "user.none")):
+        with pytest.raises(OSError, check=lambda e: e.errno == errno.ENODATA):
+            change()
+    assert os.getxattr(path, "user.a") == b"value"
+
+
+def test_reading_an_archived_object_is_eio_with_one_line(
+    service: Service, new_mount: Callable[..., Mount]
+) -> None:
+    service.write("archive/cold", b"bytes", {"x-oss-storage-class": "Archive"})
+    mount = new_mount("bkt:/archive")
+    mount.allowed.append("must be restored before it can be read")
+    path = mount.path / "cold"
+    assert "Input/output error" in run("cat", path, status=1)
+    assert mount.log().count("must be restored before it can be read") == 1
+    assert b"not restored" in os.getxattr(path, "user.oss.restore")
