@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ossfs import __version__, cli, control, logs, mountpoint, registry
+from ossfs import __version__, cli, control, mountpoint, registry
 from ossfs.control import MountBusy, UploadProgress
 from ossfs.errors import MountError, UserError
 from ossfs.mountpoint import MountInfo
@@ -23,28 +21,14 @@ from ossfs.registry import Registry
 
 BUCKET = {"bucket": "bucket", "prefix": "p", "endpoint": "http://x"}
 
+pytestmark = pytest.mark.usefixtures("restore_logging")
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("OSSFS_", "OSS_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OSSFS_RUNTIME_DIR", str(tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    """`mount` sends the log to its place; pytest's own handlers are to stay."""
-    root, ours = logging.getLogger(), logging.getLogger("ossfs")
-    handlers, levels, raising = list(root.handlers), (root.level, ours.level), logging.raiseExceptions
-    root.handlers = []
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
-    logging.raiseExceptions = raising
-    logs._SECRET_VALUES.clear()
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) -> str:

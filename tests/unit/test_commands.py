@@ -23,6 +23,8 @@ from ossfs.registry import MountRecord
 from tests.support.memory_store import MemoryStore
 from tests.support.mounts import BUCKET, Service
 
+pytestmark = pytest.mark.usefixtures("restore_logging")
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
