@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -38,6 +38,8 @@ AHEAD_PARALLEL = 48
 """HEADs ahead in flight: at 15 ms some 3000 a second, which is what one core can send and parse."""
 AHEAD_FIRST, AHEAD_MOST = 32, 1024
 """Entries of a listing that are asked about ahead of the walker."""
+SETTLE_MOST = 10_000
+"""Young objects that are looked at once more when they are older."""
 NEAR = 64
 """Entries between two stats that still count as walking the listing."""
 
@@ -86,6 +88,11 @@ class AttrMemory:
         """Are they known?"""
         return self.seen(obj) is not None
 
+    def unsure(self, obj: ListedObject) -> bool:
+        """Is this what is known of the key, and was it too young to be believed when listed anew?"""
+        known = self._known.get(obj.key)
+        return known is not None and known[0] is obj and not known[2]
+
     def forget(self, key: str) -> None:
         """This object has changed."""
         self._known.pop(key, None)
@@ -124,6 +131,10 @@ class Metadata:
         self._bare = self._stored = 0
         """Of the HEADs sent ahead in that walk: how many found no attributes, and how many did."""
         self._bare_told = False
+        self._young: dict[str, ListedObject] = {}
+        """Asked about ahead, while another change in the same second could still have come."""
+        self._settling = False
+        self._stopped = trio.Event()
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
         """HEAD, shared with who asks the same at the moment.
@@ -268,3 +279,31 @@ class Metadata:
         if obj.etag == info.etag and obj.last_modified == info.last_modified:
             attrs = attributes.decode(info, self._ctx.defaults, directory=obj.key.endswith("/"))
             self.learn(obj, attrs, info)
+            if info.server_date - info.last_modified < SETTLED:
+                self._look_again(obj)
+
+    def _look_again(self, obj: ListedObject) -> None:
+        """Who lists a directory that was just filled lists it again soon: be ready for that."""
+        if len(self._young) >= SETTLE_MOST or self._stopped.is_set():
+            return
+        self._young[obj.key] = obj
+        if not self._settling:
+            self._settling = True
+            self._ctx.jobs.start(self._settle)
+
+    async def _settle(self) -> None:
+        try:
+            while self._young and not self._stopped.is_set():
+                with trio.move_on_after(SETTLED + 0.5):  # half a second for clocks that tick in between
+                    await self._stopped.wait()
+                young, self._young = self._young, {}
+                if not self._stopped.is_set():
+                    # Other objects, as memory goes by identity while it is not sure.
+                    self.ask_ahead([replace(obj) for obj in young.values() if self.memory.unsure(obj)])
+        finally:
+            self._settling = False
+
+    def stop(self) -> None:
+        """The mount ends: nothing more is asked ahead."""
+        self._stopped.set()
+        self._queue.clear()

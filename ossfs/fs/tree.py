@@ -607,6 +607,7 @@ class Tree(ExtendedAttributes):
         for fh in list(self._dirs):
             await self.releasedir(fh)
         self.look.flat.stop()
+        self.look.meta.stop()
         await self.ctx.jobs.wait_idle()
         self.ctx.bodies.clear()
         for key, upload_id in list(self.ctx.unaborted):

@@ -679,6 +679,25 @@ async def test_a_walk_of_a_large_directory_begins_with_a_young_listing(
     assert store.calls == {"list": 4}  # one for the directory's own name
 
 
+async def test_files_that_were_young_when_listed_are_known_the_second_time(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    began = trio.current_time()
+    store.clock = lambda: 1000.0 + trio.current_time() - began
+    for i in range(300):
+        store.add(f"d/f{i:04}", bytes(5000))
+    for name in await fs.listdir("d"):
+        await fs.stat(f"d/{name}")
+    # Somebody's chmod within the second of the first look.
+    store.add("d/f0007", bytes(5000), ObjectHeaders(meta={"mode": str(stat.S_IFREG | 0o600)}))
+    await trio.sleep(10)
+    store.reset_counts()
+    for name in await fs.listdir("d"):
+        found = await fs.stat(f"d/{name}")
+        assert found.mode & 0o777 == (0o600 if name == "f0007" else 0o644)
+    assert store.calls["head"] <= 1  # of the one that changed
+
+
 async def test_a_mode_that_was_set_is_stored_although_times_wait(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:
