@@ -365,8 +365,15 @@ class _Mount:
             log.warning("leftovers of dead mounts: %s", error)
 
     async def _signals(self, tree: Tree) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as received:
+        with trio.open_signal_receiver(
+            signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP
+        ) as received:
             async for number in received:
+                if number == signal.SIGHUP:
+                    # logrotate's: the handler opens the file anew by itself.  A terminal that hangs up
+                    # sends it too, and must not end a mount that has files to upload.
+                    log.info("SIGHUP: the log goes on, in a new file when the old one was moved")
+                    continue
                 if number == signal.SIGUSR1:
                     logs.toggle_debug()
                     continue

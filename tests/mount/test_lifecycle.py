@@ -165,6 +165,21 @@ def test_sigterm_with_an_open_file_keeps_what_was_written(
     assert not is_mounted(mount.path)
 
 
+def test_sighup_opens_the_log_anew_and_ends_nothing(new_mount: Callable[..., Mount], tmp_path: Path) -> None:
+    log = tmp_path / "ossfs.log"
+    mount = new_mount(mounted=False)
+    status, output = mount.try_mount(log_file=str(log))
+    assert status == 0, output
+    pid = mount.status()["pid"]
+    log.rename(tmp_path / "ossfs.log.1")
+    with (mount.path / "f").open("wb") as file:
+        file.write(b"x" * 100_000)
+        os.kill(pid, signal.SIGHUP)
+        wait_for(lambda: log.exists() and "SIGHUP" in log.read_text(), "a line in the new log")
+    assert mount.read(mount.path / "f") == b"x" * 100_000
+    run(*ossfs_command(), "umount", mount.path, env=mount.environment)
+
+
 def test_sigusr1_toggles_debug_logging(new_mount: Callable[..., Mount]) -> None:
     mount = new_mount()
     mount.allowed = ["WARNING debug logging is (on|off)"]

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from ossfs import errors
-from ossfs.errors import OssfsError, PosixError
+from ossfs.errors import NoCredentials, OssfsError, PosixError
 from ossfs.fuse.guard import Guard, guarded, unguarded_operations
 from ossfs.fuse.ops import Operations
 from ossfs.metrics import Metrics
@@ -72,7 +72,10 @@ async def test_each_class_of_error_has_an_errno(
     caplog.set_level(logging.DEBUG, "ossfs.fuse.guard")
     guard = make()
     with trio.fail_after(5):
-        code = await errno_from(guard, kind("what happened"))
+        error = (
+            NoCredentials(["nowhere"], "what happened") if kind is NoCredentials else kind("what happened")
+        )
+        code = await errno_from(guard, error)
     assert code == kind.errno and code in errno.errorcode and code != errno.ENOSYS
     (record,) = [r for r in caplog.records if r.name == "ossfs.fuse.guard"]
     assert record.levelno == kind.level and record.exc_info is None
