@@ -40,6 +40,7 @@ from ossfs.fuse.guard import Guard
 from ossfs.fuse.kernel import KernelCaches, mount_options, tune
 from ossfs.fuse.ops import Operations
 from ossfs.metrics import Metrics
+from ossfs.notify import Notifier, uploads_text
 from ossfs.preflight import explain
 from ossfs.registry import Registration, Registry
 from ossfs.store.base import ObjectStore
@@ -172,6 +173,7 @@ class _Mount:
         self.credentials = credentials
         self.registration = registration
         self.ready = ready
+        self.notifier = Notifier.from_environment(os.environ)
         self.metrics = Metrics()
         self.detached = False
         """Is it unmounted already, while programs still hold files of it?"""
@@ -331,6 +333,7 @@ class _Mount:
             around.start_soon(guard.watch)
             around.start_soon(self._sweep, store)
             around.start_soon(self._signals, tree)
+            around.start_soon(self.notifier.run, lambda: self._status_line(tree))
             await around.start(serve_control, self.registration.socket, target)
 
             async def serve() -> None:
@@ -342,8 +345,10 @@ class _Mount:
             self.registration.set_state("mounted")
             log.info("%s is mounted at %s", config.source, config.mountpoint)
             self.ready()
+            self.notifier.ready(self._status_line(tree))
             await ended.wait()
             self.registration.set_state("draining")
+            self.notifier.stopping(self._status_line(tree))
             pending = len(tree.dirty_writers())
             if pending:
                 log.info("%s is unmounted; %d files are still to be uploaded", config.mountpoint, pending)
@@ -357,6 +362,12 @@ class _Mount:
             log.error("%s did not reach the bucket", name)
         log.info("%s has ended", config.source)
         return failed
+
+    def _status_line(self, tree: Tree) -> str:
+        """For `systemctl status`."""
+        writers = tree.dirty_writers()
+        text = uploads_text(len(writers), sum(writer.pending_bytes for writer in writers))
+        return f"{self.config.source} at {self.config.mountpoint}: {text}"
 
     async def _sweep(self, store: ObjectStore) -> None:
         try:
@@ -377,6 +388,7 @@ class _Mount:
                 if number == signal.SIGUSR1:
                     logs.toggle_debug()
                     continue
+                self.notifier.stopping(self._status_line(tree))
                 log.info("%s: unmounting", signal.Signals(number).name)
                 await tree.flush_all()
                 try:
