@@ -21,6 +21,9 @@ from ossfs.store.base import ListedObject
 
 CACHED_NAMES = 200_000
 """Directories with more entries than this are streamed, not kept."""
+BEHIND = 50_000
+"""Entries of a streamed directory that are kept behind the reader, who may seek back a little."""
+_FREED = ("", Known(None, float("-inf")))
 
 
 class Directories:
@@ -34,6 +37,8 @@ class Directories:
         """Make sure that entry *offset* of the snapshot is there.  False: the directory ends before it."""
         if offset == 0 and handle.entries and handle.complete:
             handle.restart()
+        if offset < handle.freed:
+            handle.restart()  # seekdir far back: the directory is listed again up to there
         while offset >= len(handle.entries):
             if handle.complete:
                 return False
@@ -42,7 +47,18 @@ class Directories:
             # The type of an entry that is read must be right: it is told whether it is a link.
             fresh = (known.obj for _, known in handle.entries[first:])
             await self.lookup.links.learn((obj for obj in fresh if obj is not None), quiet=True)
+        self._free(handle, offset)
         return True
+
+    def _free(self, handle: DirHandle, offset: int) -> None:
+        """Let go of what was read long ago of a directory that is too large to be kept."""
+        upto = offset - BEHIND
+        if handle.mergeable or upto - handle.freed < LIST_PAGE:
+            return
+        for index in range(handle.freed, upto):
+            handle.names.pop(handle.entries[index][0], None)
+            handle.entries[index] = _FREED
+        handle.freed = upto
 
     async def _next_page(self, handle: DirHandle) -> None:
         parent, cache = handle.node, handle.node.cache

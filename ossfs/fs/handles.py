@@ -176,6 +176,8 @@ class DirHandle:
         self.unborn: set[str] = set()
         """Names that the bucket does not have: what is known of the directory must not rest on them."""
         self.mergeable = True
+        self.freed = 0
+        """Entries from the beginning on that were read long ago, and are not kept: see directories.py."""
 
     def restart(self) -> None:
         """rewinddir: a new snapshot."""
@@ -186,6 +188,7 @@ class DirHandle:
         self.complete = False
         self.marker = None
         self.mergeable = True
+        self.freed = 0
 
     def close(self) -> None:
         """Nobody reads this snapshot any more; until then removals are noted against it."""

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from ossfs.errors import AccessDenied, OssfsError, ServerFault
+from ossfs.fs import directories
 from ossfs.fs.attrs import DIRECTORY_TYPE
 from ossfs.fs.ports import Caller
 from ossfs.fs.tree import SetAttr
@@ -696,6 +697,45 @@ async def test_files_that_were_young_when_listed_are_known_the_second_time(
         found = await fs.stat(f"d/{name}")
         assert found.mode & 0o777 == (0o600 if name == "f0007" else 0o644)
     assert store.calls["head"] <= 1  # of the one that changed
+
+
+async def test_a_huge_directory_is_not_kept_behind_its_reader(
+    fs: Posix, store: MemoryStore, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories, "CACHED_NAMES", 2000)
+    monkeypatch.setattr(directories, "BEHIND", 1000)
+    expected = [f"f{i:05}" for i in range(12_000)]
+    for name in expected:
+        store.add(f"d/{name}", b"")
+    handle = await fs.tree.opendir(await fs.walk("d"))
+    names: list[str] = []
+
+    async def read(offset: int, most: int) -> int:
+        def emit(name: bytes, stat: object, following: int) -> bool:
+            nonlocal offset
+            if len(names) >= most:
+                return False
+            names.append(name.decode())
+            offset = following
+            return True
+
+        await fs.tree.readdir(handle, offset, emit)
+        return offset
+
+    at = 0
+    places = {}
+    while len(names) < len(expected):
+        places[len(names)] = at
+        at = await read(at, len(names) + 100)
+    assert names == expected
+    inner = fs.tree._dirs[handle]
+    assert inner.freed > 9000 and len(inner.names) < 3000
+    # seekdir to the near and to the far past, and rewinddir
+    for back in (11_500, 3_000, 0):
+        names.clear()
+        await read(places[back], 100)
+        assert names == expected[back : back + 100]
+    await fs.tree.releasedir(handle)
 
 
 async def test_a_mode_that_was_set_is_stored_although_times_wait(
