@@ -52,6 +52,7 @@ coverage: setup
 campaign: setup
 	$(PY) -m tests.campaign $(ARGS)
 	$(PY) -m tests.campaign.corruption
+	OSSFS_TEST_KILLS=60 $(PY) -m pytest tests/mount/test_rename_crash.py
 
 soak: setup
 	$(PY) -m tests.campaign.soak $(ARGS)
