@@ -133,6 +133,8 @@ class Metadata:
         self._bare_told = False
         self._young: dict[str, ListedObject] = {}
         """Asked about ahead, while another change in the same second could still have come."""
+        self._again: set[str] = set()
+        """Of the queue, those that are looked at for the second time."""
         self._settling = False
         self._stopped = trio.Event()
 
@@ -252,7 +254,9 @@ class Metadata:
                 except StoreError:
                     continue  # who really wants to know asks again, and hears of it
                 self.note(obj, info)
-                if attributes.has_stored(info):
+                if obj.key in self._again:
+                    self._again.discard(obj.key)  # counted the first time
+                elif attributes.has_stored(info):
                     self._stored += 1
                 else:
                     self._bare += 1
@@ -299,7 +303,9 @@ class Metadata:
                 young, self._young = self._young, {}
                 if not self._stopped.is_set():
                     # Other objects, as memory goes by identity while it is not sure.
-                    self.ask_ahead([replace(obj) for obj in young.values() if self.memory.unsure(obj)])
+                    again = [replace(obj) for obj in young.values() if self.memory.unsure(obj)]
+                    self._again = {obj.key for obj in again}
+                    self.ask_ahead(again)
         finally:
             self._settling = False
 

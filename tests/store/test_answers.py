@@ -13,7 +13,7 @@ CASES = [
     (404, "NoSuchKey", errors.NotFound),
     (404, "NoSuchBucket", errors.NoSuchBucket),
     (404, "NoSuchUpload", errors.NoSuchUpload),
-    (404, "SymlinkTargetNotExist", errors.NotFound),
+    (404, "SymlinkTargetNotExist", errors.DanglingSymlink),
     (404, "", errors.NotFound),
     (403, "AccessDenied", errors.AccessDenied),
     (403, "InvalidAccessKeyId", errors.InvalidAccessKey),
