@@ -266,9 +266,12 @@ class Metadata:
                 self._tell_of_bare()
 
     def _tell_of_bare(self) -> None:
-        """A listing was walked to its end, and its HEADs found nothing: say once what would spare them."""
+        """Most of a listing was walked, and its HEADs found nothing: say once what would spare them.
+
+        Not all of it: of the last entries the walker may ask by itself.
+        """
         order = self._walk
-        if self._bare_told or order is None or order.upto < len(order.entries):
+        if self._bare_told or order is None or order.upto * 2 < len(order.entries):
             return
         if self._bare >= MANY_BARE and not self._stored:
             self._bare_told = True
@@ -304,7 +307,7 @@ class Metadata:
                 if not self._stopped.is_set():
                     # Other objects, as memory goes by identity while it is not sure.
                     again = [replace(obj) for obj in young.values() if self.memory.unsure(obj)]
-                    self._again = {obj.key for obj in again}
+                    self._again |= {obj.key for obj in again}
                     self.ask_ahead(again)
         finally:
             self._settling = False

@@ -359,4 +359,4 @@ async def test_heads_that_find_nothing_are_told_of_once(
         await trio.sleep(1)
         told = [r.getMessage() for r in caplog.records if "attrs=list" in r.getMessage()]
         assert len(told) == (directory != "ours")
-    assert int(told[0].split()[0]) in range(150, 201)
+    assert int(told[0].split()[0]) in range(100, 201)
