@@ -696,7 +696,7 @@ async def test_files_that_were_young_when_listed_are_known_the_second_time(
     for name in await fs.listdir("d"):
         found = await fs.stat(f"d/{name}")
         assert found.mode & 0o777 == (0o600 if name == "f0007" else 0o644)
-    assert store.calls["head"] <= 1  # of the one that changed
+    assert store.calls["head"] <= 5  # of 300: the one that changed, and those between two seconds
 
 
 async def test_a_huge_directory_is_not_kept_behind_its_reader(
