@@ -23,7 +23,7 @@ def real_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
         mount.mount()
         yield mount
         mount.close()
-        assert not service.uploads(), "unfinished uploads stay behind"
+        assert not service.uploads_with_parts(), "unfinished uploads stay behind"
     finally:
         service.stop()
         room.close()

@@ -382,6 +382,14 @@ class Service:
         """All keys, hidden ones too."""
         return [found.key for found in oss2.ObjectIteratorV2(self.sdk, prefix=prefix)]
 
+    def uploads_with_parts(self) -> list[str]:
+        """Those that hold bytes.  One without may be left when the answer to its Initiate was lost."""
+        return [
+            found.key
+            for found in oss2.MultipartUploadIterator(self.sdk)
+            if self.sdk.list_parts(found.key, found.upload_id).parts
+        ]
+
     def uploads(self) -> list[str]:
         """The keys of unfinished multipart uploads."""
         return [found.key for found in oss2.MultipartUploadIterator(self.sdk)]
