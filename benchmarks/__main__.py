@@ -22,7 +22,7 @@ from rich.console import Console
 from benchmarks import report, storelayer
 from benchmarks.cases import CASES, choose
 from benchmarks.clients import Client, Ossfs, S3fs
-from benchmarks.errors import BenchError
+from benchmarks.errors import BenchError, main
 from benchmarks.limits import KernelLimit, kernel_limit
 from benchmarks.runner import Row, Runner, stamp
 from benchmarks.servers import MIB, Embedded, Network, Osswire, Remote, Server
@@ -154,14 +154,5 @@ def run(arguments: list[str] | None = None) -> int:
     return 1 if missing else 0
 
 
-def main() -> None:
-    """The entry point."""
-    try:
-        sys.exit(run())
-    except BenchError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    main(run)

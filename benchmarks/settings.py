@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.__main__ import parse_bandwidth, parse_count, parse_latency
 from benchmarks.cases import CASES, Case
 from benchmarks.clients import Mounted, Ossfs
-from benchmarks.errors import BenchError
+from benchmarks.errors import BenchError, main
 from benchmarks.report import figure, machine, machine_line
 from benchmarks.runner import Row, Runner, stamp
 from benchmarks.servers import Embedded, Network, Osswire, Server
@@ -235,14 +235,5 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def main() -> None:
-    """The entry point."""
-    try:
-        sys.exit(run())
-    except BenchError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    main(run)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,7 +25,6 @@ from ossfs.errors import ConfigError, MountError, UserError
 if TYPE_CHECKING:
     from ossfs.config import MountConfig
     from ossfs.control import UploadProgress
-    from ossfs.registry import MountRecord
     from ossfs.store.credentials import CredentialsProvider
 
 app = typer.Typer(
@@ -282,8 +280,8 @@ def status(
     """Show the mounts of this host, or what one of them is doing."""
     import json
 
+    from ossfs.commands.mounts import all_mounts, public
     from ossfs.control import request_status
-    from ossfs.registry import all_registries
 
     if mountpoint is not None:
         shown = request_status(mountpoint)
@@ -292,26 +290,15 @@ def status(
         else:
             _print_pairs(shown)
         return 0
-    records = [record for registry in all_registries() for record in registry.mounts()]
+    records = all_mounts()
     if as_json:
-        print(json.dumps([_public(record) for record in records], indent=2))
+        print(json.dumps([public(record) for record in records], indent=2))
     elif not records:
         print("no bucket is mounted")
     for record in [] if as_json else records:
         facts = f"{record.state}, process {record.pid}, {record.endpoint}"
         print(f"{record.source} on {record.mountpoint} ({facts})")
     return 0
-
-
-def _public(record: MountRecord) -> dict[str, object]:
-    return {
-        "source": record.source,
-        "mountpoint": record.mountpoint,
-        "state": record.state,
-        "pid": record.pid,
-        "endpoint": record.endpoint,
-        "since": datetime.fromtimestamp(record.started, UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _print_pairs(values: dict[str, object], indent: str = "") -> None:

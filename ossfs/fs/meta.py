@@ -20,7 +20,7 @@ import trio
 from ossfs.errors import NotFound, StoreError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import Attrs
-from ossfs.fs.context import Context
+from ossfs.fs.context import Context, run_all
 from ossfs.fs.dircache import Known
 from ossfs.limits import KIB
 from ossfs.store.base import ListedObject, ObjectInfo
@@ -133,8 +133,6 @@ class Metadata:
         self._bare_told = False
         self._young: dict[str, ListedObject] = {}
         """Asked about ahead, while another change in the same second could still have come."""
-        self._again: set[str] = set()
-        """Of the queue, those that are looked at for the second time."""
         self._settling = False
         self._stopped = trio.Event()
 
@@ -254,9 +252,7 @@ class Metadata:
                 except StoreError:
                     continue  # who really wants to know asks again, and hears of it
                 self.note(obj, info)
-                if obj.key in self._again:
-                    self._again.discard(obj.key)  # counted the first time
-                elif attributes.has_stored(info):
+                if attributes.has_stored(info):
                     self._stored += 1
                 else:
                     self._bare += 1
@@ -304,13 +300,21 @@ class Metadata:
                 with trio.move_on_after(SETTLED + 0.5):  # half a second for clocks that tick in between
                     await self._stopped.wait()
                 young, self._young = self._young, {}
-                if not self._stopped.is_set():
-                    # Other objects, as memory goes by identity while it is not sure.
-                    again = [replace(obj) for obj in young.values() if self.memory.unsure(obj)]
-                    self._again |= {obj.key for obj in again}
-                    self.ask_ahead(again)
+                await run_all(
+                    AHEAD_PARALLEL,
+                    [lambda o=obj: self._second_look(o) for obj in young.values()],  # type: ignore[misc]
+                )
         finally:
             self._settling = False
+
+    async def _second_look(self, obj: ListedObject) -> None:
+        if self._stopped.is_set() or not self.memory.unsure(obj):
+            return
+        try:
+            info = await self.head(obj.key)
+        except StoreError:
+            return  # who really wants to know asks again, and hears of it
+        self.note(replace(obj), info)  # another object, as memory goes by identity while it is not sure
 
     def stop(self) -> None:
         """The mount ends: nothing more is asked ahead."""

@@ -5,28 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ossfs import logs
 
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger(logs.ROOT)
-    handlers, levels, raising = list(root.handlers), (root.level, ours.level), logging.raiseExceptions
-    root.handlers = []
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
-    logging.raiseExceptions = raising
-    logs._SECRET_VALUES.clear()
-
+pytestmark = pytest.mark.usefixtures("restore_logging")
 
 log = logging.getLogger("ossfs.test")
 
