@@ -302,7 +302,7 @@ class Changes:
         if others:
             return
         key = self.ctx.inodes.key(parent)
-        attrs = (parent.attrs or self.lookup.implicit_attrs()).copy()
+        attrs = (parent.attrs or self.lookup.names.implicit_attrs()).copy()
         async with self.ctx.keys.hold(key):
             if self.ctx.inodes.key(parent) != key or parent.marker:
                 return

@@ -87,8 +87,8 @@ class Directories:
         )
         await self.lookup.meta.recall(page.objects)
         if first:
-            self.lookup.note_marker(parent, page, prefix, handle.began_at)
-        found = list(self.lookup.names_of(parent, page, prefix))
+            self.lookup.names.note_marker(parent, page, prefix, handle.began_at)
+        found = list(self.lookup.names.names_of(parent, page, prefix))
         if len(handle.entries) > CACHED_NAMES:
             handle.mergeable = False
             parent.order = None
@@ -134,7 +134,7 @@ class Directories:
         shown = [(n, obj) for n, obj in names.items() if showable(n, in_root=in_root)]
         if len(shown) < len(names):
             self.ctx.metrics.add("keys_hidden", len(names) - len(shown))
-        self.lookup.marker_seen(parent, marker, asked)
+        self.lookup.names.marker_seen(parent, marker, asked)
         parent.cache.merge(shown, asked, handle.token, complete=True)
         for name, known in parent.cache.entries.items():
             if name not in parent.cache.leaving:

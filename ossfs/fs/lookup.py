@@ -2,9 +2,7 @@
 
 Threading: trio thread only.
 
-Names are answered from what is known of their directory (dircache.py).  The first miss in a
-directory fetches one page of its listing: if that is all, the directory is complete, and further
-names cost nothing.  In a larger directory a miss is one HEAD and one LIST at the same time.
+Names are answered from what is known of their directory (dircache.py), or asked for (resolve.py).
 
 Listings carry neither mode nor type.  An entry whose attributes are unknown is answered at once as
 a regular file with an attribute timeout of zero; the kernel then sends GETATTR, which runs side by
@@ -18,26 +16,23 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from collections.abc import Iterator
-from dataclasses import replace
 
 import trio
 
-from ossfs.errors import DanglingSymlink, NotFound, PosixError
+from ossfs.errors import NotFound, PosixError
 from ossfs.fs import attrs as attributes
 from ossfs.fs import ranges
-from ossfs.fs.attrs import Attrs
-from ossfs.fs.context import Context, run_all
+from ossfs.fs.context import Context
 from ossfs.fs.dircache import ABSENT, Absent, Known
 from ossfs.fs.flat import FlatListings
 from ossfs.fs.inodes import DirNode, FileNode, Node, Version
 from ossfs.fs.links import SYMLINK, NativeLinks
 from ossfs.fs.listed import ListedAttributes
-from ossfs.fs.meta import NEAR, WITH_BODY, Metadata
+from ossfs.fs.meta import WITH_BODY, Metadata
 from ossfs.fs.names import showable
+from ossfs.fs.resolve import OneAtATime, Resolver, listed, with_later_ctime
 from ossfs.fs.stats import SYMLINK_SIZES, Stat, stat_of
-from ossfs.limits import LIST_PAGE
-from ossfs.store.base import ListedObject, ListPage, ObjectInfo
+from ossfs.store.base import ListedObject, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +51,7 @@ class Lookup:
         if ctx.config.attrs_list:
             self.memory = self.meta.memory = ListedAttributes(ctx.defaults)
         self.links = NativeLinks(ctx)
-        self.root_attrs = attributes.new(
-            stat.S_IFDIR, ctx.config.dir_mode, ctx.config.uid, ctx.config.gid, ctx.wall_ns()
-        )
-        self.root_attrs.listed = ctx.config.attrs_list
-        self._listing: dict[int, trio.Lock] = {}
+        self.names = Resolver(ctx, self.meta)
         self._fetching: dict[int, trio.Lock] = {}
 
     # -- inodes
@@ -113,7 +104,7 @@ class Lookup:
                 child = None
             if isinstance(child, FileNode) and child.local:
                 return child
-            known = await self._resolve(parent, name)
+            known = await self.names.resolve(parent, name)
             child = parent.children.get(name)  # may be another after the wait
             if isinstance(child, FileNode) and child.local:
                 return child
@@ -195,183 +186,7 @@ class Lookup:
             node.kind = attrs.kind
             node.attrs_at = known.at
 
-    async def _resolve(self, parent: DirNode, name: str) -> Known | Absent:
-        config = self.ctx.config
-        cache = parent.cache
-        known = cache.find(name, trio.current_time(), config.ttl, config.negative_ttl)
-        if known is not None:
-            return known
-        async with self._single(self._listing, parent.ino):
-            now = trio.current_time()
-            known = cache.find(name, now, config.ttl, config.negative_ttl)
-            if known is not None:
-                return known
-            if cache.more_at is None or now - cache.more_at >= config.ttl * 12:
-                page, sure = await self._first_page(parent)
-                found = cache.find(name, now, config.ttl, config.negative_ttl)
-                if found is not None:
-                    return found
-                if page.next_marker is None and sure:
-                    return ABSENT
-            found = await self._page_from(parent, name)
-            if found is not None:
-                return found
-        return await self._ask(parent, name)
-
-    async def _page_from(self, parent: DirNode, name: str) -> Known | Absent | None:
-        """In a large directory, for who looks names up in the order of its listing: the page from *name* on.
-
-        One request then answers for a thousand names.  None: nobody walks along the listing.
-        """
-        order = parent.order
-        at = order.index.get(name) if order is not None else None
-        if order is None or at is None:
-            return None
-        steps, order.looked = at - order.looked, at
-        if not 0 < steps <= NEAR:
-            return None
-        cache, prefix = parent.cache, self.ctx.inodes.key(parent)
-        marker = ""
-        if at > 0:
-            before, known = order.entries[at - 1]
-            marker = prefix + before + ("/" if known.obj is None else "")
-        asked = trio.current_time()
-        token = cache.begin()
-        try:
-            page = await self.ctx.store.list(prefix, delimiter="/", marker=marker, max_keys=LIST_PAGE)
-            await self.meta.recall(page.objects)
-            cache.merge(self.names_of(parent, page, prefix), asked, token, complete=False)
-            found = cache.entries.get(name)
-            if name in cache.leaving or (found is None and cache.touched_since(name, token)):
-                return ABSENT
-            return found if found is not None and found.at >= asked else None
-        finally:
-            cache.end(token)
-
-    async def _first_page(self, parent: DirNode) -> tuple[ListPage, bool]:
-        """One page of a directory: all of it, or a sign that it is large; and whether it proves absences."""
-        cache = parent.cache
-        prefix = self.ctx.inodes.key(parent)
-        at = trio.current_time()
-        token = cache.begin()
-        try:
-            page = await self.ctx.store.list(prefix, delimiter="/", max_keys=LIST_PAGE)
-            await self.meta.recall(page.objects)
-            complete = page.next_marker is None
-            self.note_marker(parent, page, prefix, at)
-            cache.merge(self.names_of(parent, page, prefix), at, token, complete=complete)
-            if not complete:
-                cache.more_at = at
-            return page, not cache.forgot_since(token)
-        finally:
-            cache.end(token)
-
-    def note_marker(self, parent: DirNode, page: ListPage, prefix: str, at: float) -> None:
-        """The first page of a listing shows the directory's own marker, if there is one."""
-        if prefix:
-            first = page.objects[0] if page.objects else None
-            self.marker_seen(parent, first if first is not None and first.key == prefix else None, at)
-
-    def marker_seen(self, parent: DirNode, marker: ListedObject | None, at: float) -> None:
-        """A listing that was asked for at time *at* shows the directory's marker, or that there is none."""
-        if parent.marker_at > at or parent.pending:
-            return
-        parent.marker = marker if marker is not None else False
-        parent.marker_at = at
-        if marker is None:
-            parent.attrs = self.implicit_attrs()
-            parent.attrs_at = at
-            return
-        remembered = self.memory.get(marker)
-        if remembered is not None:
-            parent.attrs = _with_later_ctime(remembered, parent.attrs)
-            parent.attrs_at = at
-
-    def names_of(
-        self, parent: DirNode, page: ListPage, prefix: str
-    ) -> Iterator[tuple[str, ListedObject | None]]:
-        """The entries of a page by name.  A directory hides a file of the same name."""
-        in_root = parent is self.ctx.inodes.root
-        cut = len(prefix)
-        hidden = page.undecodable
-        directories = set()
-        for sub in page.prefixes:
-            name = sub[cut:-1]
-            if showable(name, in_root=in_root):
-                directories.add(name)
-                yield name, None
-            else:
-                hidden += 1
-        for obj in page.objects:
-            name = obj.key[cut:]
-            if name in directories:
-                hidden += 1
-            elif showable(name, in_root=in_root):
-                yield name, obj
-            elif name:
-                hidden += 1
-        if hidden:
-            self.ctx.metrics.add("keys_hidden", hidden)
-
-    async def _ask(self, parent: DirNode, name: str) -> Known | Absent:
-        """HEAD `key` and LIST `key/` at the same time: the way in a large directory.
-
-        With attrs=list the HEAD is a LIST, too.
-        """
-        cache = parent.cache
-        key = self.ctx.inodes.child_key(parent, name)
-        at = trio.current_time()
-        obj: ListedObject | None = None
-        is_dir = False
-        token = cache.begin()
-
-        async def head() -> None:
-            nonlocal obj
-            if self.ctx.config.attrs_list:
-                obj = await self._listed_now(key)
-                return
-            try:
-                info = await self.ctx.store.head(key)
-            except DanglingSymlink:
-                obj = await self._listed_now(key)
-                return
-            except NotFound:
-                return
-            if info.object_type == SYMLINK:
-                obj = await self._listed_now(key)  # what the HEAD says is the target's
-                return
-            obj = listed(info)
-            self.meta.learn(obj, attributes.decode(info, self.ctx.defaults), info)
-
-        async def listing() -> None:
-            nonlocal is_dir
-            page = await self.ctx.store.list(key + "/", max_keys=1)
-            is_dir = bool(page.objects or page.prefixes)
-
-        try:
-            await run_all(2, [head, listing])
-            if cache.touched_since(name, token):
-                known = cache.entries.get(name)
-                return ABSENT if known is None or name in cache.leaving else known
-            if is_dir:
-                cache.merge([(name, None)], at, token, complete=False)
-            elif obj is not None:
-                cache.merge([(name, obj)], at, token, complete=False)
-            else:
-                cache.absent(name, token)
-                return ABSENT
-        finally:
-            cache.end(token)
-        return cache.entries[name]
-
-    def _single(self, table: dict[int, trio.Lock], ino: int) -> _Single:
-        return _Single(table, ino)
-
     # -- attributes
-
-    def implicit_attrs(self) -> Attrs:
-        """Of a directory that no marker describes."""
-        return self.root_attrs.copy()
 
     async def refresh(self, node: FileNode) -> None:
         """Learn the attributes of this file, from memory or from the bucket.
@@ -382,7 +197,7 @@ class Lookup:
         parent = node.parent
         if parent is not None and parent.order is not None:
             self.meta.walked(parent.order, node.name)
-        async with self._single(self._fetching, node.ino):
+        async with OneAtATime(self._fetching, node.ino):
             if node.attrs is not None and self.fresh(node):
                 return
             if node.object_type == SYMLINK and await self._refresh_link(node):
@@ -448,7 +263,7 @@ class Lookup:
             node.attrs_at = at  # what an open learnt to carry along stays
             return True
         if seen != node.attrs:
-            node.attrs = _with_later_ctime(seen.copy(), node.attrs)
+            node.attrs = with_later_ctime(seen.copy(), node.attrs)
         node.attrs_at = at
         return True
 
@@ -478,7 +293,7 @@ class Lookup:
             if (truncating and not self.ctx.config.attrs_list) or (for_reading and node.body is not None):
                 return
         with_body = for_reading and self._readable(node)
-        async with self._single(self._fetching, node.ino):
+        async with OneAtATime(self._fetching, node.ino):
             listing = self.ctx.config.attrs_list and for_reading and not with_body
             if listing and node.object_type != SYMLINK:
                 await self._refresh_by_listing(node, fresh=True)
@@ -525,7 +340,7 @@ class Lookup:
         if parent is None:
             raise PosixError(errno.ESTALE)
         changes = node.changes
-        known = await self._resolve(parent, node.name)
+        known = await self.names.resolve(parent, node.name)
         if isinstance(known, Known) and known.obj is not None:
             await self.links.learn([known.obj])
         if node.changes != changes or node.parent is None:
@@ -554,10 +369,10 @@ class Lookup:
         known: Known | Absent
         if fresh:
             key = self.ctx.inodes.key(node)
-            obj = await self._listed_now(key)
+            obj = await self.names.listed_now(key)
             known = Known(obj, at) if obj is not None else ABSENT
         else:
-            known = await self._resolve(parent, node.name)
+            known = await self.names.resolve(parent, node.name)
         if node.changes != changes or node.local:
             return
         if isinstance(known, Absent):
@@ -568,11 +383,6 @@ class Lookup:
             parent.cache.entries[node.name] = known
         if self.node_for(parent, node.name, known) is not node:
             raise PosixError(errno.ESTALE)
-
-    async def _listed_now(self, key: str) -> ListedObject | None:
-        """The object of this very key, by a LIST: no key with this prefix comes before it."""
-        page = await self.ctx.store.list(key, max_keys=1)
-        return page.objects[0] if page.objects and page.objects[0].key == key else None
 
     def apply(self, node: FileNode, info: ObjectInfo, at: float) -> None:
         """Take over what a HEAD or GET said.  Raises ESTALE when it is another version or type."""
@@ -592,7 +402,7 @@ class Lookup:
             self.ctx.bodies.drop(node)
         node.version = found
         node.size = found.size
-        node.attrs = _with_later_ctime(attrs, node.attrs)
+        node.attrs = with_later_ctime(attrs, node.attrs)
         node.kind = attrs.kind
         node.object_type = info.object_type
         node.storage_class = info.storage_class
@@ -606,12 +416,12 @@ class Lookup:
         removed = node.detached and node is not self.ctx.inodes.root
         key = "" if removed else self.ctx.inodes.key(node)
         if not key:
-            node.attrs = node.attrs or self.root_attrs.copy()
+            node.attrs = node.attrs or self.names.root_attrs.copy()
             node.attrs_at = at
             return
         if self.ctx.config.attrs_list:
             stored = self.memory.get(node.marker) if isinstance(node.marker, ListedObject) else None
-            node.attrs, node.attrs_at = stored or self.implicit_attrs(), at
+            node.attrs, node.attrs_at = stored or self.names.implicit_attrs(), at
             return
         changes = node.changes
         parent = node.parent
@@ -621,16 +431,16 @@ class Lookup:
         walked = await self.flat.find(node)
         if walked is None and walking and node.cache.complete_at is None:
             # Somebody walks the tree, and will list it next: the listing shows the marker, too.
-            async with self._single(self._listing, node.ino):
-                await self._first_page(node)
+            async with self.names.one_at_a_time(node):
+                await self.names.first_page(node)
             if node.attrs is not None and self.fresh(node):
                 return
         elif walked is not None and node.changes == changes:
             _, marker, asked = walked
-            self.marker_seen(node, marker, asked)
+            self.names.marker_seen(node, marker, asked)
             if marker is not None:
                 await self.meta.under_way(marker.key)
-                self.marker_seen(node, marker, asked)
+                self.names.marker_seen(node, marker, asked)
             if node.attrs is not None and self.fresh(node):
                 return
         try:
@@ -642,12 +452,12 @@ class Lookup:
         node.attrs_at = node.marker_at = at
         if info is None:
             node.marker = False
-            node.attrs = self.implicit_attrs()
+            node.attrs = self.names.implicit_attrs()
         else:
             node.marker = listed(info)
             attrs = attributes.decode(info, self.ctx.defaults, directory=True)
             self.meta.learn(node.marker, attrs, info)
-            node.attrs = _with_later_ctime(attrs, node.attrs)
+            node.attrs = with_later_ctime(attrs, node.attrs)
 
     def fresh(self, node: Node) -> bool:
         """Are the attributes young enough to be answered without asking?"""
@@ -675,38 +485,4 @@ class Lookup:
 
     def stat(self, node: Node) -> Stat:
         """What is known of a node now, with the time that the kernel may believe it."""
-        return stat_of(node, self.ctx.config, self.root_attrs)
-
-
-class _Single:
-    """One request at a time for one inode; the lock goes when nobody needs it."""
-
-    def __init__(self, table: dict[int, trio.Lock], ino: int) -> None:
-        self._table, self._ino = table, ino
-        self._lock = table.setdefault(ino, trio.Lock())
-
-    async def __aenter__(self) -> None:
-        await self._lock.acquire()
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._lock.release()
-        if not self._lock.locked() and self._table.get(self._ino) is self._lock:
-            del self._table[self._ino]
-
-
-def _with_later_ctime(found: Attrs, known: Attrs | None) -> Attrs:
-    """What the bucket says; a change to the same values moves the ctime here only, and it never goes back."""
-    if known is not None and known.ctime_ns > found.ctime_ns and _shown(known) == _shown(found):
-        return replace(found, ctime_ns=known.ctime_ns)
-    return found
-
-
-def _shown(attrs: Attrs) -> tuple[object, ...]:
-    return attrs.mode, attrs.uid, attrs.gid, attrs.mtime_ns, attrs.atime_ns, attrs.xattrs
-
-
-def listed(info: ObjectInfo) -> ListedObject:
-    """An object as a listing would show it."""
-    return ListedObject(
-        info.key, info.size, info.etag, info.last_modified, info.object_type, info.storage_class
-    )
+        return stat_of(node, self.ctx.config, self.names.root_attrs)

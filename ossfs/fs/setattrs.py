@@ -19,7 +19,7 @@ from ossfs.fs.attrs import Attrs, new_write_id
 from ossfs.fs.changes import Changes
 from ossfs.fs.commit import copy_object
 from ossfs.fs.inodes import DirNode, FileNode, Version, exists_now
-from ossfs.fs.lookup import listed
+from ossfs.fs.resolve import listed
 from ossfs.fs.writer import note_version
 from ossfs.store.base import WRITE_ID, ListedObject
 
@@ -157,7 +157,7 @@ class AttributeStore:
                 self.lookup.memory.forget(key)  # the marker before looked the same in a listing
                 self.lookup.flat.changed(node)
         if node is self.ctx.inodes.root:
-            self.lookup.root_attrs = attrs.copy()
+            self.lookup.names.root_attrs = attrs.copy()
         if not node.pending:  # else they were set anew meanwhile, and will be stored
             node.attrs = attrs
         if node.changed_ns == stored:  # else an entry came or went meanwhile

@@ -42,6 +42,9 @@ class _Job:
     def run(self) -> None:
         """In a worker thread."""
         self.result = outcome.capture(self.fn)
+
+    def tell(self) -> None:
+        """In a worker thread, after run: the task goes on."""
         try:
             self.token.run_sync_soon(self._deliver)
         except trio.RunFinishedError:
@@ -140,17 +143,22 @@ class Workers:
                 self._queue.append(job)
 
     def _work(self, worker: _Worker) -> None:
-        while worker.job is not None:
-            worker.job.run()
-            worker.job = None
+        while (job := worker.job) is not None:
+            job.run()
             with self._lock:
-                if self._queue:
-                    worker.job = self._queue.popleft()
-                    worker.job.started = True
-                    continue
-                if self._closed:
-                    break
-                self._idle.append(worker)
+                following = self._queue.popleft() if self._queue else None
+                if following is not None:
+                    following.started = True
+                worker.job = following
+                idle = following is None and not self._closed
+                if idle:
+                    self._idle.append(worker)  # before the task goes on: its next call finds this thread
+            job.tell()
+            del job
+            if following is not None:
+                continue
+            if not idle:
+                break
             if worker.wake.acquire(timeout=self._idle_seconds):
                 continue
             with self._lock:

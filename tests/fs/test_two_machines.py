@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from ossfs.errors import AccessDenied, OssfsError, errno_of
-from ossfs.fs import directories, lookup
+from ossfs.fs import directories, resolve
 from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import Posix, mounted
 
@@ -166,7 +166,7 @@ async def test_entries_of_a_long_listing_are_as_old_as_their_page(
     fs: Posix, store: MemoryStore, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directories, "LIST_PAGE", 3)
-    monkeypatch.setattr(lookup, "LIST_PAGE", 3)
+    monkeypatch.setattr(resolve, "LIST_PAGE", 3)
     for number in range(12):
         store.add(f"f{number:02}", b"x" * 5000)
     store.latency = 2.0
