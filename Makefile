@@ -7,7 +7,7 @@ STAMP   := $(VENV)/.setup-stamp
 PIP     := $(PY) -m pip --disable-pip-version-check --no-input
 ARGS    ?=
 
-.PHONY: help setup packages demo test coverage check format bench bench-peers campaign soak clean
+.PHONY: help setup packages demo test coverage check format bench bench-peers campaign soak audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +16,8 @@ help:
 	@echo 'make demo KEEP=1   the same, and the mount stays up until Ctrl-C'
 	@echo 'make test       set-up, then all tests (ARGS="-k name" for some of them)'
 	@echo 'make coverage   tests without a mount, and what of ossfs/ they run'
-	@echo 'make check      lint, format, types, import contracts'
+	@echo 'make check      lint, format, types, import contracts, bandit'
+	@echo 'make audit      known vulnerabilities in the installed packages (asks pypi.org; ARGS="-s osv" asks osv.dev)'
 	@echo 'make bench      the benchmarks, on the embedded server (ARGS="--latency 15ms --bandwidth 100MB/s --runs 3")'
 	@echo 'make bench ENDPOINT=URL BUCKET=NAME   the same on a running service'
 	@echo 'make bench-peers   s3fs beside ossfs (SERVER=PROGRAM: an osswire, which speaks its dialect)'
@@ -62,6 +63,12 @@ check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/bandit -q -c pyproject.toml -r ossfs scripts
+
+# Strict: a package of which the service knows nothing is a failure, not a "no known vulnerabilities".
+audit: setup
+	@$(PIP) install -q -e '.[audit]'
+	$(VENV)/bin/pip-audit --strict --skip-editable --progress-spinner off $(ARGS)
 
 format: setup
 	$(VENV)/bin/ruff check --fix .

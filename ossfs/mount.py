@@ -501,7 +501,7 @@ def _unmount(mountpoint: str, lazily: bool) -> None:
             raise OSError(code, os.strerror(code))
         return
     command = ["fusermount3", "-u", *(["-z"] if lazily else []), "--", mountpoint]
-    done = subprocess.run(  # noqa: S603  a fixed program, and a path after "--"
+    done = subprocess.run(  # noqa: S603 # nosec B603 # a fixed program, and a path after "--"
         command, stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     if done.returncode != 0:

@@ -95,7 +95,7 @@ def detach(path: str) -> bool:
     commands = [["fusermount3", "-u", "-z", "--", path], ["umount", "-i", "-l", "--", path]]
     for command in commands if os.geteuid() != 0 else reversed(commands):
         try:
-            done = subprocess.run(  # noqa: S603  # fixed programs, and a path after "--"
+            done = subprocess.run(  # noqa: S603 # nosec B603 # fixed programs, and a path after "--"
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_UNMOUNT_SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -72,7 +72,7 @@ def runtime_directory() -> str:
         elif base.startswith("/") and os.path.isdir(base):
             directory = os.path.join(base, "ossfs")
         else:
-            directory = f"/tmp/ossfs-{uid}"  # noqa: S108  # its owner and mode are checked below
+            directory = f"/tmp/ossfs-{uid}"  # noqa: S108 # nosec B108 # its owner and mode are checked below
     try:
         try:
             os.mkdir(directory, 0o700)

@@ -101,7 +101,7 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def run(*command: str | Path, seconds: float = COMMAND_SECONDS, env: dict[str, str] | None = None) -> str:
     """Run a program to its end; its output.  StepFailed when it fails or takes too long."""
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # nosec B603 # the commands below, without a shell
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -156,7 +156,7 @@ def spell(command: tuple[str | Path, ...]) -> str:
 
 def run_counting(command: list[str], what: str, total: int) -> None:
     """Run a program that prints a line for each file it has done, and show how far it is."""
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # nosec B603 # the commands below, without a shell
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
@@ -187,7 +187,7 @@ def run_counting(command: list[str], what: str, total: int) -> None:
 
 def run_growing(command: list[str], grown: Path, what: str, total: int) -> None:
     """Run a program that writes the file *grown*, and show how far it is."""
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # nosec B603 # the commands below, without a shell
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + STEP_SECONDS
@@ -238,7 +238,7 @@ class Demo:
 
     @staticmethod
     def _roomy_directory() -> Path:
-        for parent in (tempfile.gettempdir(), "/var/tmp"):
+        for parent in (tempfile.gettempdir(), "/var/tmp"):  # nosec B108 # mkdtemp makes one of its own in it
             if shutil.disk_usage(parent).free > NEEDED_SPACE:
                 return Path(tempfile.mkdtemp(prefix="ossfs-demo-", dir=parent)).resolve()
         raise StepFailed("the demonstration needs 2 GB of free space in /tmp or /var/tmp; set TMPDIR")
@@ -247,7 +247,7 @@ class Demo:
         """`ossfs serve` on a temporary directory."""
         step(f"ossfs serve {self.data} --bucket {BUCKET}")
         with open(self.base / "server.log", "wb") as log:
-            self.server = subprocess.Popen(
+            self.server = subprocess.Popen(  # nosec B603 # our own program
                 [str(OSSFS), "serve", str(self.data), "--bucket", BUCKET],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -108,5 +108,6 @@ class Staging:
 
 def default_directory() -> str:
     """Where staging files go when nothing is said: /var/tmp is on a disk, where /tmp may be memory."""
-    on_disk = "/var/tmp"  # noqa: S108  files there are made with O_TMPFILE: they never have a name
+    # Files there are made with O_TMPFILE: they never have a name that somebody could take first.
+    on_disk = "/var/tmp"  # noqa: S108 # nosec B108
     return os.environ.get("TMPDIR") or (on_disk if os.path.isdir(on_disk) else tempfile.gettempdir())

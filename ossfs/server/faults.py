@@ -63,7 +63,7 @@ class Rule:
     random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
+        self.random = random.Random(self.seed)  # nosec B311 # faults that can be repeated, no secrets
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Rule:

@@ -166,8 +166,10 @@ class Index:
     def delete_bucket(self, bucket: Bucket) -> None:
         """Only an empty one, uploads included."""
         with self.database.transaction():
-            for table in ("object", "upload"):
-                query = f"SELECT 1 FROM {table} WHERE bucket = ? LIMIT 1"  # noqa: S608 - constants
+            for query in (
+                "SELECT 1 FROM object WHERE bucket = ? LIMIT 1",
+                "SELECT 1 FROM upload WHERE bucket = ? LIMIT 1",
+            ):
                 if self.database.execute(query, (bucket.id,)).fetchone():
                     raise OssError("BucketNotEmpty", BucketName=bucket.name)
             self.database.execute("DELETE FROM bucket WHERE id = ?", (bucket.id,))
@@ -185,7 +187,7 @@ class Index:
         """The object, or None."""
         with self.database.lock:
             rows = self.database.execute(
-                f"SELECT {_COLUMNS} FROM object WHERE bucket = ? AND key = ?",  # noqa: S608 - constants
+                f"SELECT {_COLUMNS} FROM object WHERE bucket = ? AND key = ?",  # noqa: S608 # nosec B608 # constants
                 (bucket.id, key),
             ).fetchall()
         return _record(rows[0]) if rows else None
@@ -317,7 +319,7 @@ class Index:
         """One query's worth; returns where to go on, None at the end of the range."""
         low, high = bounds
         wanted = limit + 1 - len(entries)
-        query = f"SELECT key, {_LISTED} FROM object WHERE bucket = ? AND key >= ?"  # noqa: S608 - constants
+        query = f"SELECT key, {_LISTED} FROM object WHERE bucket = ? AND key >= ?"  # noqa: S608 # nosec B608 # constants
         args: list[Any] = [bucket.id, low]
         if high is not None:
             query += " AND key < ?"

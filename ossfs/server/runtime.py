@@ -6,6 +6,7 @@ Threads: one accepts, each connection has its own. `RunningServer` may be used f
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
 import secrets
@@ -115,7 +116,8 @@ class RunningServer:
         except OSError as error:
             raise ServerError(f"can't listen on {config.host}:{config.port}: {error}") from error
         host, port = listener.getsockname()[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        if ipaddress.ip_address(host).is_unspecified:  # who listens on all addresses is reached by this one
+            host = "::1" if ":" in host else "127.0.0.1"
         self._service.endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.url = f"{'http' if self._tls is None else 'https'}://{self._service.endpoint}"
         return listener

@@ -212,7 +212,7 @@ def from_process(command: str) -> Credentials:
         raise ConfigError("is no command; accepted: a program and its arguments")
     environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     try:
-        done = subprocess.run(  # noqa: S603  the program that the user named
+        done = subprocess.run(  # noqa: S603 # nosec B603 # the program that the user named, without a shell
             words,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape  # nosec B406 # it writes XML and parses none
 
 from ossfs.errors import ChecksumMismatch, InvalidRequest, ServerFault
 from ossfs.limits import MAX_KEY_BYTES
