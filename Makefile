@@ -7,7 +7,7 @@ STAMP   := $(VENV)/.setup-stamp
 PIP     := $(PY) -m pip --disable-pip-version-check --no-input
 ARGS    ?=
 
-.PHONY: help setup packages demo test coverage check format bench bench-peers campaign soak audit clean
+.PHONY: help setup packages demo test coverage check format bench bench-peers campaign soak acceptance audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-peers   s3fs beside ossfs (SERVER=PROGRAM: an osswire, which speaks its dialect)'
 	@echo 'make campaign   every fault against a mount under load, and the bytes counted (ARGS="--seconds 60 --seed 7")'
 	@echo 'make soak       an hour of mixed load, then each file compared (ARGS="--minutes 5 --plot soak.svg")'
+	@echo 'make acceptance   other programs on a mount: docker-registry, restic, borg (installs them)'
 	@echo 'make clean      remove .venv and what tools left'
 
 setup: packages $(STAMP)
@@ -57,6 +58,10 @@ campaign: setup
 
 soak: setup
 	$(PY) -m tests.campaign.soak $(ARGS)
+
+acceptance: setup
+	@bash scripts/system-packages acceptance
+	$(PY) -m pytest tests/acceptance $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff check .

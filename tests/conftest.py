@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+pytest_plugins = ["tests.support.fixtures"]
+
 
 def pytest_configure() -> None:
     """A shell without job control starts what runs in its background with SIGINT ignored, and every
