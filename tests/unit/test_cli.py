@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -405,6 +406,16 @@ def test_main_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 0
+
+
+def test_the_package_is_a_program_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ossfs", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("ossfs", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"ossfs {__version__}\n"
 
 
 def test_umount_imports_nothing_large(tmp_path: Path) -> None:

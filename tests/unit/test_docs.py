@@ -13,6 +13,7 @@ import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
+from ossfs import __version__
 from ossfs.cli import app
 from ossfs.config import MountConfig, option_names
 from ossfs.values import format_size
@@ -244,6 +245,13 @@ def test_every_dependency_is_justified() -> None:
     for dependency in dependencies:
         name = re.split(r"[<>=!~\[]", dependency)[0]
         assert f"`{name}`" in text, name
+
+
+def test_the_version_is_written_in_one_place() -> None:
+    for name in ("pyproject.toml", "README.md", "Makefile"):
+        assert __version__ not in (ROOT / name).read_text(), name
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading is not None and heading[1] == __version__
 
 
 # --------------------------------------------------------------------------------------------------
