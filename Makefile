@@ -6,12 +6,17 @@ PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.setup-stamp
 PIP     := $(PY) -m pip --disable-pip-version-check --no-input
 ARGS    ?=
+# Where `make install` installs; DESTDIR is another root for what has to be outside of it.
+PREFIX  ?= /usr/local
+DESTDIR ?= /
 
-.PHONY: help setup packages demo test coverage check format bench bench-peers campaign soak acceptance audit clean
+.PHONY: help setup packages install uninstall demo test coverage check format bench bench-peers campaign soak acceptance audit clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make setup      system packages, .venv, and .venv/bin/ossfs'
+	@echo 'make install    ossfs into /usr/local, its systemd units, and the helpers of mount(8) into /sbin (as root)'
+	@echo 'make uninstall  remove what make install has installed'
 	@echo 'make demo       the whole product on an embedded server: mount, copy, edit, remount, compare'
 	@echo 'make demo KEEP=1   the same, and the mount stays up until Ctrl-C'
 	@echo 'make test       set-up, then all tests (ARGS="-k name" for some of them)'
@@ -41,6 +46,27 @@ $(STAMP): pyproject.toml | packages
 	@$(PIP) install -qq -e '.[test,check]'
 	@$(PY) -c 'import crcmod._crcfunext' || echo 'note: crcmod has no C extension here; oss2 works, slowly' >&2
 	@touch $@
+
+# Of its own, so that a mount does not depend on this clone.
+install: packages
+	@$(PYTHON3) -m venv $(PREFIX)/lib/ossfs
+	@$(PREFIX)/lib/ossfs/bin/python -m pip --disable-pip-version-check --no-input install -qq --upgrade pip setuptools wheel
+	@$(PREFIX)/lib/ossfs/bin/python -m pip --disable-pip-version-check --no-input install -qq '.[credentials]'
+	@mkdir -p $(PREFIX)/bin $(PREFIX)/lib/systemd/system $(PREFIX)/lib/systemd/user $(PREFIX)/share/doc/ossfs
+	@ln -sf ../lib/ossfs/bin/ossfs $(PREFIX)/bin/ossfs
+	@install -m 644 systemd/ossfs@.service $(PREFIX)/lib/systemd/system
+	@install -m 644 systemd/ossfs-user@.service $(PREFIX)/lib/systemd/user
+	@install -m 644 systemd/*.example README.md LICENSE CHANGELOG.md docs/*.md $(PREFIX)/share/doc/ossfs
+	@$(PREFIX)/lib/ossfs/bin/ossfs install-helper --prefix $(DESTDIR)
+	@test ! -d /run/systemd/system || systemctl daemon-reload
+	@echo 'installed $(PREFIX)/bin/ossfs; documents and examples are in $(PREFIX)/share/doc/ossfs'
+
+uninstall:
+	@test ! -x $(PREFIX)/lib/ossfs/bin/ossfs || $(PREFIX)/lib/ossfs/bin/ossfs install-helper --remove --prefix $(DESTDIR)
+	@rm -rf $(PREFIX)/lib/ossfs $(PREFIX)/share/doc/ossfs
+	@rm -f $(PREFIX)/bin/ossfs $(PREFIX)/lib/systemd/system/ossfs@.service $(PREFIX)/lib/systemd/user/ossfs-user@.service
+	@test ! -d /run/systemd/system || systemctl daemon-reload
+	@echo 'removed; /etc/ossfs and what mounts left in /var/lib/ossfs are still there'
 
 demo: setup
 	@$(PY) scripts/demo.py $(if $(filter-out 0 no,$(KEEP)),--keep)

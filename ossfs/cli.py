@@ -215,17 +215,21 @@ def umount(
 def _unmount(mountpoint: str) -> int:
     from ossfs.control import request_unmount
 
-    with _ProgressLine() as show:
+    with ProgressLine() as show:
         failed = request_unmount(mountpoint, show)
     for name in failed:
         _complain(f"failed to upload: {_printable(name)}")
     return 1 if failed else 0
 
 
-class _ProgressLine:
-    """One line that is kept up to date on a terminal; elsewhere a new line when something has changed."""
+class ProgressLine:
+    """One line that is kept up to date on a terminal; elsewhere a new line when something has changed.
 
-    def __init__(self) -> None:
+    quiet: none at all.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._status: Any = None
         self._last = ""
 
@@ -234,7 +238,7 @@ class _ProgressLine:
 
     def _show(self, progress: UploadProgress) -> None:
         line = progress_text(progress)
-        if not line or line == self._last:
+        if self._quiet or not line or line == self._last:
             return
         self._last = line
         if not sys.stderr.isatty():

@@ -80,7 +80,8 @@ _KERNEL_FLAGS: Final = frozenset(
 """Flags that mount(8) hands over and the kernel understands; kept for the mount in `mount_flags`."""
 
 _MOUNT8_WORDS: Final = frozenset(
-    """_netdev nofail auto noauto user nouser users owner group defaults comment""".split()
+    """_netdev nofail auto noauto user nouser users owner group defaults comment silent loud mand nomand
+    iversion noiversion""".split()
 )
 """Words of /etc/fstab that are for mount(8) itself: accepted, and nothing for us to do."""
 
@@ -206,6 +207,7 @@ class MountConfig(BaseSettings):
     config: FilePath | None = Field(None, description="TOML file with any of these options")
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _spelling: str = PrivateAttr("")
 
     NOT_OPTIONS: ClassVar[frozenset[str]] = frozenset({"bucket", "prefix", "mountpoint", "mount_flags"})
     """Fields that SOURCE, MOUNTPOINT and mount(8) fill; neither options nor variables nor TOML keys."""
@@ -301,8 +303,13 @@ class MountConfig(BaseSettings):
 
     @property
     def source(self) -> str:
-        """`bucket` or `bucket:/prefix`, as findmnt and df show it."""
+        """`bucket` or `bucket:/prefix`."""
         return f"{self.bucket}:/{self.prefix}" if self.prefix else self.bucket
+
+    @property
+    def fsname(self) -> str:
+        """SOURCE as it was written: findmnt and df show it, and `mount -a` compares it with /etc/fstab."""
+        return self._spelling or self.source
 
     @property
     def owner(self) -> int:
@@ -417,6 +424,16 @@ def _check_name(name: str, where: str) -> None:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"{where}: unknown option {_show(name)}; {hint}{OPTIONS_HINT}")
+
+
+def is_known(piece: str) -> bool:
+    """Does that piece of an -o argument begin with a name that we know, or refuse by name?"""
+    name = piece.partition("=")[0]
+    return (
+        name.startswith(("x-", "X-"))
+        or name in {"rw", *_MOUNT8_WORDS, *_KERNEL_FLAGS, *option_names()}
+        or re.sub(r"[^a-z]", "", name.lower()) in _CREDENTIAL_WORDS
+    )
 
 
 def parse_options(arguments: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -535,6 +552,7 @@ def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> 
     except ValidationError as error:
         raise ConfigError(_first_problem(error, origins)) from None
     config._origins.update(origins)
+    config._spelling = source
     if path:
         lines = _lines_of_keys(parse_path(path))
         config._origins.update(

@@ -57,6 +57,14 @@ class MountBusy(MountError):
     """The mount point is in use; the mount still works."""
 
 
+class MountDied(MountError):
+    """The mount was dead, and has been removed from its place."""
+
+
+class MountUnknown(MountError):
+    """There is an ossfs mount, but no record that this user may see tells of its process."""
+
+
 class _NotListening(MountError):
     """The process lives, and its control socket is not there: it is just starting, or it is ending."""
 
@@ -341,13 +349,13 @@ def _find(mountpoint: str, registries: Iterable[Registry] | None) -> tuple[Regis
     if found is not None:
         return found
     if clean_up_dead(place):
-        raise MountError(
+        raise MountDied(
             f"the mount at {place} was dead: its process had ended before; the mount point is free again, "
             "what was not uploaded by then is lost"
         )
     mount = mount_at(place)
     if mount is not None and mount.fstype == FSTYPE:
-        raise MountError(f"the ossfs mount at {place} is another user's; run this as that user or as root")
+        raise MountUnknown(f"the ossfs mount at {place} is another user's; run this as that user or as root")
     raise MountError(f"{place} is not an ossfs mount")
 
 

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 import pyfuse3
 import trio
 
-from ossfs import __version__, journal, logs
+from ossfs import __version__, journal, logs, utab
 from ossfs.access import find_credentials, forget_secrets, store_config
 from ossfs.cache.attrs import AttrStore
 from ossfs.cache.blocks import BlockCache
@@ -274,7 +274,7 @@ class _Mount:
             )
             guard = Guard(config.op_timeout, self.metrics, self._progress)
             options = mount_options(
-                config.source,
+                config.fsname,
                 allow_other=config.allow_other,
                 read_only=config.ro,
                 flags=config.mount_flags,
@@ -342,11 +342,13 @@ class _Mount:
 
             around.start_soon(serve)
             await trio.to_thread.run_sync(tune, config.mountpoint)
+            await trio.to_thread.run_sync(utab.add, config.fsname, config.mountpoint)
             self.registration.set_state("mounted")
             log.info("%s is mounted at %s", config.source, config.mountpoint)
             self.ready()
             self.notifier.ready(self._status_line(tree))
             await ended.wait()
+            await trio.to_thread.run_sync(utab.remove, config.mountpoint)
             self.registration.set_state("draining")
             self.notifier.stopping(self._status_line(tree))
             pending = len(tree.dirty_writers())

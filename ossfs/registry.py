@@ -38,6 +38,7 @@ PREDECESSOR_TIMEOUT: Final = 600.0
 
 _POLL: Final = 0.05
 _RUNTIME_DIR_VARIABLE: Final = "OSSFS_RUNTIME_DIR"
+_TEMPORARY: Final = "/tmp/ossfs-{}"  # noqa: S108 # nosec B108 # its owner is checked wherever it is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def runtime_directory() -> str:
         elif base.startswith("/") and os.path.isdir(base):
             directory = os.path.join(base, "ossfs")
         else:
-            directory = f"/tmp/ossfs-{uid}"  # noqa: S108 # nosec B108 # its owner and mode are checked below
+            directory = _TEMPORARY.format(uid)
     try:
         try:
             os.mkdir(directory, 0o700)
@@ -289,11 +290,22 @@ class Registry:
 
 
 def all_registries() -> list[Registry]:
-    """The user's own registry, and for root those of all users who are logged in."""
+    """The user's own registry, and for root those of all users."""
     registries = [Registry()]
     if os.geteuid() == 0:
-        registries += [Registry(path) for path in sorted(glob.glob("/run/user/*/ossfs"))]
+        for pattern in ("/run/user/{}/ossfs", _TEMPORARY):
+            places = sorted(glob.glob(pattern.format("*")))
+            registries += [Registry(path) for path in places if _is_users(path, pattern)]
     return registries
+
+
+def _is_users(path: str, pattern: str) -> bool:
+    """Does a place that is named by a uid belong to that user?  In /tmp, anybody may make any name."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and path == pattern.format(status.st_uid)
 
 
 def _write_record(directory: str, record: MountRecord) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from ossfs.commands import check, config, mounts, url
+from ossfs.commands import check, config, helper, mounts, url
 
 
 def register(app: typer.Typer) -> None:
@@ -17,3 +17,4 @@ def register(app: typer.Typer) -> None:
     app.command(name="check")(check.check)
     app.command(name="url")(url.url)
     app.command(name="list")(mounts.list_mounts)
+    app.command(name="install-helper")(helper.install_helper)

@@ -310,7 +310,7 @@ def test_umount_of_a_mount_in_use(
 
 def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with cli._ProgressLine() as show:
+    with cli.ProgressLine() as show:
         show(UploadProgress(files=1))
         show(UploadProgress(files=1, bytes_done=5, bytes_total=10))
     assert "uploading: 1 file" in capsys.readouterr().err

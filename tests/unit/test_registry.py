@@ -324,3 +324,17 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("OSSFS_RUNTIME_DIR", str(tmp_path / "a" / "b"))
     with pytest.raises(MountError, match="cannot be made"):
         runtime_directory()
+
+
+def test_a_place_that_is_named_by_a_user_must_be_that_users(tmp_path: Path) -> None:
+    """Root looks at what anybody can make in /tmp."""
+    pattern = f"{tmp_path}/ossfs-{{}}"
+    mine, others = (tmp_path / f"ossfs-{uid}" for uid in (os.getuid(), os.getuid() + 1))
+    mine.mkdir()
+    others.mkdir()
+    assert registry._is_users(str(mine), pattern)
+    assert not registry._is_users(str(others), pattern)
+    mine.rmdir()
+    mine.symlink_to(others)
+    assert not registry._is_users(str(mine), pattern)
+    assert not registry._is_users(str(tmp_path / "ossfs-0x"), pattern)
