@@ -10,7 +10,8 @@ ARGS    ?=
 PREFIX  ?= /usr/local
 DESTDIR ?= /
 
-.PHONY: help setup packages install uninstall demo test coverage check format bench bench-peers campaign soak acceptance audit clean
+.PHONY: help setup packages install uninstall demo test coverage check format man bench bench-peers campaign soak \
+	acceptance audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +30,7 @@ help:
 	@echo 'make campaign   every fault against a mount under load, and the bytes counted (ARGS="--seconds 60 --seed 7")'
 	@echo 'make soak       an hour of mixed load, then each file compared (ARGS="--minutes 5 --plot soak.svg")'
 	@echo 'make acceptance   other programs on a mount: docker-registry, restic, borg (installs them)'
+	@echo 'make man        man/ossfs.8 anew, after a change of commands or options'
 	@echo 'make clean      remove .venv and what tools left'
 
 setup: packages $(STAMP)
@@ -52,11 +54,14 @@ install: packages
 	@$(PYTHON3) -m venv $(PREFIX)/lib/ossfs
 	@$(PREFIX)/lib/ossfs/bin/python -m pip --disable-pip-version-check --no-input install -qq --upgrade pip setuptools wheel
 	@$(PREFIX)/lib/ossfs/bin/python -m pip --disable-pip-version-check --no-input install -qq '.[credentials]'
-	@mkdir -p $(PREFIX)/bin $(PREFIX)/lib/systemd/system $(PREFIX)/lib/systemd/user $(PREFIX)/share/doc/ossfs
+	@mkdir -p $(PREFIX)/bin $(PREFIX)/lib/systemd/system $(PREFIX)/lib/systemd/user
 	@ln -sf ../lib/ossfs/bin/ossfs $(PREFIX)/bin/ossfs
 	@install -m 644 systemd/ossfs@.service $(PREFIX)/lib/systemd/system
 	@install -m 644 systemd/ossfs-user@.service $(PREFIX)/lib/systemd/user
-	@install -m 644 systemd/*.example README.md LICENSE CHANGELOG.md docs/*.md $(PREFIX)/share/doc/ossfs
+	@mkdir -p $(PREFIX)/share/doc $(PREFIX)/share/man/man8
+	@install -m 644 man/*.8 $(PREFIX)/share/man/man8
+	@rm -rf $(PREFIX)/share/doc/ossfs
+	@cp -r $(PREFIX)/lib/ossfs/share/doc/ossfs $(PREFIX)/share/doc
 	@$(PREFIX)/lib/ossfs/bin/ossfs install-helper --prefix $(DESTDIR)
 	@test ! -d /run/systemd/system || systemctl daemon-reload
 	@echo 'installed $(PREFIX)/bin/ossfs; documents and examples are in $(PREFIX)/share/doc/ossfs'
@@ -65,6 +70,7 @@ uninstall:
 	@test ! -x $(PREFIX)/lib/ossfs/bin/ossfs || $(PREFIX)/lib/ossfs/bin/ossfs install-helper --remove --prefix $(DESTDIR)
 	@rm -rf $(PREFIX)/lib/ossfs $(PREFIX)/share/doc/ossfs
 	@rm -f $(PREFIX)/bin/ossfs $(PREFIX)/lib/systemd/system/ossfs@.service $(PREFIX)/lib/systemd/user/ossfs-user@.service
+	@rm -f $(PREFIX)/share/man/man8/ossfs.8 $(PREFIX)/share/man/man8/mount.ossfs.8
 	@test ! -d /run/systemd/system || systemctl daemon-reload
 	@echo 'removed; /etc/ossfs and what mounts left in /var/lib/ossfs are still there'
 
@@ -104,6 +110,9 @@ audit: setup
 format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+man: setup
+	$(PY) -m scripts.manpage
 
 BENCH := $(PY) -m benchmarks $(if $(ENDPOINT),--endpoint '$(ENDPOINT)') $(if $(BUCKET),--bucket '$(BUCKET)') \
 	$(if $(REGION),--region '$(REGION)') $(if $(SERVER),--server '$(SERVER)')

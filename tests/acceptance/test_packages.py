@@ -85,6 +85,8 @@ def test_the_wheel_has_what_an_administrator_needs(built: Path) -> None:
     for directory in ("systemd", "docs"):
         for path in (ROOT / directory).iterdir():
             assert f"{share}/doc/ossfs/{directory}/{path.name}" in names
+    for page in (ROOT / "man").glob("*.8"):
+        assert f"{share}/man/man8/{page.name}" in names
     assert f"{share}/doc/ossfs/README.md" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "scripts"))]
     assert metadata["License-Expression"] == "MIT"
@@ -137,6 +139,8 @@ def test_a_wheel_in_a_fresh_environment_mounts(
     assert run(venv / "bin" / "ossfs", "--version", env=outside, cwd="/") == f"ossfs {version()}\n"
     units = venv / "share" / "doc" / "ossfs" / "systemd"
     assert sorted(os.listdir(units)) == sorted(os.listdir(ROOT / "systemd"))
+    shown = run("man", "-M", venv / "share" / "man", "8", "ossfs", env=outside | {"PAGER": "cat"}, cwd="/")
+    assert "chunk_size" in shown
     mounts(venv / "bin" / "ossfs", service, room, outside, source_tree)
     # What others installed there stays; what is ours goes.
     run(venv / "bin" / "pip", "uninstall", "-y", "ossfs", env=outside, cwd="/")

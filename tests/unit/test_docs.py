@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+import shutil
+import subprocess
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -13,10 +16,11 @@ import pytest
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from ossfs import __version__
+from ossfs import __version__, mount8
 from ossfs.cli import app
 from ossfs.config import MountConfig, option_names
 from ossfs.values import format_size
+from scripts import manpage
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -145,13 +149,11 @@ def spelt(name: str) -> str | None:
 
 
 def test_the_table_of_options_is_that_of_the_program() -> None:
-    table = re.search(r"\n\| option \| default \| meaning \|\n\| [-| ]+\n((?:\|.*\n)+)", README.read_text())
-    assert table is not None
-    rows = [[cell.strip() for cell in row.strip("|\n").split("|")] for row in table[1].splitlines()]
-    assert all(len(row) == 3 and row[2] for row in rows)
-    assert sorted(row[0].strip("`") for row in rows) == option_names()
+    rows = manpage.options_table(manpage.OPTIONS.read_text())
+    assert all(meaning for _, _, meaning in rows)
+    assert sorted(option for option, _, _ in rows) == option_names()
     for option, shown, _ in rows:
-        default = spelt(option.strip("`"))
+        default = spelt(option)
         if default is None:
             assert not re.fullmatch(r"`.*`", shown), f"{option} has no default of that form"
         else:
@@ -252,6 +254,73 @@ def test_the_version_is_written_in_one_place() -> None:
         assert __version__ not in (ROOT / name).read_text(), name
     heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert heading is not None and heading[1] == __version__
+
+
+# --------------------------------------------------------------------------------------------------
+# man/
+
+
+PAGES = sorted((ROOT / "man").glob("*.8"))
+
+
+def test_the_manual_is_that_of_the_program() -> None:
+    assert manpage.PAGE.read_text() == manpage.page(), "run: make man (python -m scripts.manpage)"
+
+
+def test_every_command_and_option_is_in_the_manual() -> None:
+    """Whatever wrote it."""
+    manual = manpage.PAGE.read_text().replace(r"\-", "-")
+    _, commands, options, _ = re.split(r"^\.Sh (?:COMMANDS|OPTIONS|ENVIRONMENT)$", manual, flags=re.MULTILINE)
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        found = re.search(rf"^\.It Cm {name}\b(.*)$", commands, re.MULTILINE)
+        assert found, name
+        for parameter in command.params:
+            for option in parameter.opts if parameter.param_type_name == "option" else ():
+                shown = re.sub(r"Fl Fl (?=\S)", "--", found[1]).replace("Fl ", "-")
+                assert f"Oo {option} " in shown, f"{name} {option}"
+    for option in option_names():
+        assert re.search(rf"^\.It Cm {option}$", options, re.MULTILINE), option
+
+
+def test_the_manual_of_the_helpers_has_their_options_and_statuses() -> None:
+    manual = (ROOT / "man" / "mount.ossfs.8").read_text()
+    usages = " ".join(re.findall(r'usage=f"([^"]+)"', inspect.getsource(mount8)))
+    letters = {letter for group in re.findall(r"\[-([A-Za-z]+)", usages) for letter in group}
+    letters |= set(re.findall(r'add_argument\(\s*"-([A-Za-z])"', inspect.getsource(mount8)))
+    assert len(letters) > 7
+    named = set(re.findall(r"^\.It Fl ([A-Za-z])\b", manual, re.MULTILINE))
+    assert named == letters
+    statuses = [value for name, value in vars(mount8).items() if name.isupper() and type(value) is int]
+    assert [int(number) for number in re.findall(r"^\.It (\d+)$", manual, re.MULTILINE)] == sorted(statuses)
+    for helper in mount8.HELPERS:
+        assert f".Nm {helper}" in manual
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_the_manual_is_well_formed(page: Path) -> None:
+    commands = {"man": ["--warnings", "-E", "UTF-8", "-l"], "mandoc": ["-Tlint", "-Wwarning"]}
+    for command, options in commands.items():
+        if shutil.which(command):
+            done = subprocess.run(
+                [command, *options, str(page)], capture_output=True, text=True, timeout=30, check=False
+            )
+            said = done.stderr if command == "man" else done.stdout + done.stderr
+            assert not said
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (".hidden files", r"\&.hidden files"),
+        ("a `--dry-run` of it", r"a \fB\-\-dry\-run\fP of it"),
+        ("with -o or a well-known name", r"with \-o or a well-known name"),
+        ("a back\\slash", r"a back\eslash"),
+        ("the keys: see [credentials](#credentials)", "the keys"),
+        ("[a page](docs/x.md) has it", "a page has it"),
+    ],
+)
+def test_text_becomes_lines_of_the_manual(words: str, line: str) -> None:
+    assert manpage.text(words) == line
 
 
 # --------------------------------------------------------------------------------------------------
