@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ossfs.config import MountConfig
+from ossfs.store.base import BucketInfo, StoredAs
 from ossfs.store.chain import Wanted, load_credentials
 from ossfs.store.credentials import CredentialsProvider
 from ossfs.store.remote import SECRET_VARIABLES
@@ -48,10 +49,31 @@ def store_config(config: MountConfig, *, call_timeout: float | None = None) -> S
         endpoint=config.endpoint_url,
         region=config.signing_region,
         ca_file=config.ca_file,
-        encrypt=config.encrypt,
+        requester_pays=config.requester_pays,
+        traffic_limit=config.traffic_limit,
         max_connections=config.connections,
         call_timeout=call_timeout or config.op_timeout,
     )
+
+
+def written_as(config: MountConfig) -> StoredAs:
+    """How what this mount writes is to be kept."""
+    return StoredAs(
+        storage_class=config.storage_class,
+        encryption=config.encryption,
+        encryption_key_id=config.kms_key_id,
+        acl=config.acl,
+    )
+
+
+def keep_acl(config: MountConfig, bucket: BucketInfo | None) -> bool:
+    """Are the ACLs of objects asked for, to be kept?  bucket: what it says of itself, if it does.
+
+    auto: where losing one would let the public in, or might.
+    """
+    if config.keep_acl == "auto":
+        return bucket is None or bucket.acl != "private"
+    return config.keep_acl == "always"
 
 
 def forget_secrets() -> None:

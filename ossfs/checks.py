@@ -14,9 +14,10 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
+from ossfs.access import written_as
 from ossfs.config import MountConfig
 from ossfs.errors import (
     AccessDenied,
@@ -229,7 +230,7 @@ def _bucket(info: BucketInfo, config: MountConfig) -> list[Finding]:
                 "a lifecycle rule removes old versions",
             )
         )
-    ours = config.encrypt or "not asked for"
+    ours = config.encryption or "not asked for"
     findings.append(
         Finding("encryption", "ok", f"of the mount: {ours}; of the bucket: {info.encryption or 'none'}")
     )
@@ -250,7 +251,10 @@ async def _permissions(store: ObjectStore, config: MountConfig, prefix: str) -> 
     """Put, get, multipart and delete, on a hidden key that is removed again."""
     key = f"{prefix}.ossfs-{secrets.token_hex(8)}/check"
     body = secrets.token_bytes(64)
-    headers = ObjectHeaders(content_type="application/octet-stream")
+    # As the mount would write, but for a class for which even this object costs a month.
+    headers = replace(written_as(config), storage_class=None).over(
+        ObjectHeaders(content_type="application/octet-stream")
+    )
 
     async def try_it(what: str, action: str, work: Callable[[], Awaitable[object]]) -> Finding:
         try:

@@ -34,15 +34,18 @@ from pydantic_settings import (
 from ossfs.errors import ConfigError
 from ossfs.limits import DEFAULT_CHUNK_SIZE, MAX_PART_SIZE, MIN_CHUNK_SIZE
 from ossfs.values import (
+    ACLS,
     CREDENTIAL_SOURCES,
     CREDENTIALS_HINT,
     DEFAULT_CACHE,
     MIN_CACHE,
     MIN_MEMORY,
     REGION,
+    STORAGE_CLASSES,
     default_memory,
     default_state_dir,
     format_size,
+    format_traffic,
     normalise_prefix,
     one_of,
     parse_bool,
@@ -56,8 +59,10 @@ from ossfs.values import (
     parse_seconds,
     parse_size,
     parse_text,
+    parse_traffic,
     seconds_between,
     size_between,
+    spelt_as,
     whole,
 )
 
@@ -138,6 +143,26 @@ class MountConfig(BaseSettings):
     encrypt: Annotated[str | None, BeforeValidator(parse_encrypt)] = Field(
         None,
         description="server-side encryption of all that is written: true (AES256), AES256, KMS, SM4, false",
+    )
+    kms_key_id: Annotated[str, BeforeValidator(parse_text)] | None = Field(
+        None, description="KMS key that encrypts what is written; implies encrypt=KMS"
+    )
+    storage_class: Annotated[str, BeforeValidator(spelt_as(*STORAGE_CLASSES))] | None = Field(
+        None, description="storage class of what is written: " + ", ".join(STORAGE_CLASSES)
+    )
+    acl: Annotated[str, BeforeValidator(spelt_as(*ACLS))] | None = Field(
+        None, description="ACL of what is written: " + ", ".join(ACLS)
+    )
+    keep_acl: Annotated[str, BeforeValidator(one_of("auto", "always", "never"))] = Field(
+        "auto",
+        description="ACLs of objects outlive changes and renames, at one request each: auto (where the "
+        "bucket is not private), always, never",
+    )
+    requester_pays: Switch = Field(
+        False, description="these keys pay for the requests and the traffic, and not the bucket's owner"
+    )
+    traffic_limit: Annotated[int, BeforeValidator(parse_traffic)] | None = Field(
+        None, description="the most that one upload or download request may move a second, 100KB to 100MB"
     )
     chunk_size: Annotated[
         int,
@@ -257,6 +282,18 @@ class MountConfig(BaseSettings):
                 f"ignore_attrs=true contradicts attrs={self.attrs}, which stores them; accepted: "
                 "ignore_attrs with attrs=list"
             )
+        if self.kms_key_id is not None and "encrypt" in self.model_fields_set and self.encrypt != "KMS":
+            raise ConfigError(
+                f"kms_key_id={_show(self.kms_key_id)} contradicts encrypt={self.encrypt or 'false'}; "
+                "accepted: kms_key_id with encrypt=KMS or without encrypt"
+            )
+        if self.traffic_limit is not None and self.chunk_size * 8 > self.traffic_limit * 5 * self.op_timeout:
+            most = int(self.traffic_limit * 5 * self.op_timeout) // 8 >> 20
+            raise ConfigError(
+                f"chunk_size={format_size(self.chunk_size)} takes too long at "
+                f"traffic_limit={format_traffic(self.traffic_limit)}; accepted: chunk_size up to {most}MB "
+                "with this limit, or a higher limit"
+            )
         if self.endpoint is None:
             if self.region is None:
                 raise ConfigError(
@@ -292,6 +329,11 @@ class MountConfig(BaseSettings):
         if self.endpoint is not None:
             return self.endpoint if "://" in self.endpoint else f"{scheme}://{self.endpoint}"
         return f"{scheme}://oss-{self.region}{'-internal' if self.internal else ''}.aliyuncs.com"
+
+    @property
+    def encryption(self) -> str | None:
+        """The algorithm for all that is written: AES256, KMS or SM4."""
+        return self.encrypt or ("KMS" if self.kms_key_id is not None else None)
 
     @property
     def signing_region(self) -> str | None:
@@ -348,6 +390,8 @@ class MountConfig(BaseSettings):
                 value = f"{value:03o}"
             elif name in ("chunk_size", "memory", "cache_size"):
                 value = format_size(value)
+            elif name == "traffic_limit" and value is not None:
+                value = format_traffic(value)
             shown[name] = list(value) if isinstance(value, tuple) else value
         shown["endpoint_url"] = self.endpoint_url
         return shown

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ossfs.errors import NotFound, PosixError, StoreError
+from ossfs.fs.stored import put_back
 from ossfs.store.base import WRITE_ID, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -219,8 +220,7 @@ async def _clean(store: ObjectStore, left: Leftovers, report: Callable[[str], No
     for key, (restore_to, write_ids) in sorted(left.hidden.items()):
         if restore_to is not None and await _unfinished(store, restore_to, write_ids):
             try:
-                kept = await store.head(key)
-                await store.copy(key, restore_to, storage_class=kept.storage_class)
+                await put_back(store, key, restore_to)
             except NotFound:
                 log.error("%s: a dead mount had not finished it, and its old version is gone", restore_to)
             else:

@@ -26,7 +26,7 @@ import pyfuse3
 import trio
 
 from ossfs import __version__, journal, logs, utab
-from ossfs.access import find_credentials, forget_secrets, store_config
+from ossfs.access import find_credentials, forget_secrets, keep_acl, store_config, written_as
 from ossfs.cache.attrs import AttrStore
 from ossfs.cache.blocks import BlockCache
 from ossfs.cache.directory import CacheDirectory
@@ -43,7 +43,7 @@ from ossfs.metrics import Metrics
 from ossfs.notify import Notifier, uploads_text
 from ossfs.preflight import explain
 from ossfs.registry import Registration, Registry
-from ossfs.store.base import ObjectStore
+from ossfs.store.base import BucketInfo, ObjectStore
 from ossfs.store.credentials import CredentialsProvider
 from ossfs.store.oss import open_store
 
@@ -181,11 +181,12 @@ class _Mount:
     async def run(self) -> list[str]:
         async with open_store(store_config(self.config), self.credentials, self.metrics) as store:
             await _preflight(store, self.config)
-            versioned = await self._versioning(store)
+            bucket = await self._bucket(store)
+            self._tell_of_archive()
             record = self._journal()
             try:
                 async with self._cache() as (disk, attrs):
-                    return await self._serve(store, record, versioned, disk, attrs)
+                    return await self._serve(store, record, bucket, disk, attrs)
             finally:
                 if isinstance(record, journal.FileJournal):
                     record.close()
@@ -215,12 +216,13 @@ class _Mount:
                     await trio.to_thread.run_sync(cache.close)
                     await trio.to_thread.run_sync(attrs.close)
 
-    async def _versioning(self, store: ObjectStore) -> bool:
+    async def _bucket(self, store: ObjectStore) -> BucketInfo | None:
+        """What the bucket says of itself; None when these keys may not ask."""
         try:
             info = await store.bucket_info()
         except StoreError as error:
             log.info("the bucket's versioning is not known (%s); taken as never enabled", error)
-            return False
+            return None
         if info.versioning:
             log.warning(
                 "versioning of %s is %s: the service ignores forbid-overwrite there, so two machines that "
@@ -233,7 +235,15 @@ class _Mount:
                     f"excl=strict cannot be kept on {info.name}, whose versioning is {info.versioning}; "
                     "accepted there: excl=local"
                 )
-        return bool(info.versioning)
+        return info
+
+    def _tell_of_archive(self) -> None:
+        if "Archive" in (self.config.storage_class or ""):
+            log.warning(
+                "storage_class=%s: what is written can be neither read, changed nor renamed until it is "
+                "restored; programs that write under another name first will fail",
+                self.config.storage_class,
+            )
 
     def _journal(self) -> Journal:
         try:
@@ -255,7 +265,7 @@ class _Mount:
         self,
         store: ObjectStore,
         record: Journal,
-        versioned: bool,
+        bucket: BucketInfo | None,
         disk: BlockCache | None,
         attrs: AttrStore | None,
     ) -> list[str]:
@@ -264,7 +274,7 @@ class _Mount:
         async with trio.open_nursery() as jobs:
             tree = make_tree(
                 store,
-                self._fs_config(versioned),
+                self._fs_config(bucket),
                 jobs,
                 kernel,
                 record,
@@ -294,7 +304,7 @@ class _Mount:
             jobs.cancel_scope.cancel()
         return failed
 
-    def _fs_config(self, versioned: bool) -> FsConfig:
+    def _fs_config(self, bucket: BucketInfo | None) -> FsConfig:
         config = self.config
         return FsConfig(
             prefix=f"{config.prefix}/" if config.prefix else "",
@@ -315,7 +325,9 @@ class _Mount:
             delete_sync=config.delete == "sync",
             excl_strict=config.excl == "strict",
             op_timeout=config.op_timeout,
-            versioned=versioned,
+            versioned=bucket is not None and bool(bucket.versioning),
+            written=written_as(config),
+            keep_acl=keep_acl(config, bucket),
             connections=config.connections,
             staging_dir=default_directory(),
         )

@@ -118,6 +118,39 @@ def parse_age(value: str) -> float:
     return float(match[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}[unit]
 
 
+MIN_TRAFFIC: Final = 819_200
+MAX_TRAFFIC: Final = 838_860_800
+"""Bits a second that x-oss-traffic-limit may be (HTTP 400 InvalidArgument beyond): 100 KB and 100 MB."""
+_BITS = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)bit(?:/s|ps)?", re.IGNORECASE)
+
+
+def parse_traffic(value: object) -> int:
+    """Bits a second of `1MB` or `1MB/s` (bytes), `8Mbit` (bits), or a plain number of bits, as OSS has it."""
+    accepted = (
+        "accepted: 100KB to 100MB a second, as in 1MB, or bits a second from 819200 to 838860800, as in "
+        "8Mbit or 8000000"
+    )
+    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    bits = _BITS.fullmatch(text)
+    size = _SIZE.fullmatch(text.removesuffix("/s"))
+    if text.isascii() and text.isdigit():
+        found = int(text)
+    elif bits is not None:  # bits are counted in thousands, as networks do
+        found = int(Decimal(bits[1]) * 1000 ** " kmg".index(bits[2].lower() or " "))
+    elif size is not None:
+        found = 8 * parse_size(text.removesuffix("/s"))
+    else:
+        raise ValueError(f"is no speed; {accepted}")
+    if not MIN_TRAFFIC <= found <= MAX_TRAFFIC:
+        raise ValueError(f"is {'below the least' if found < MIN_TRAFFIC else 'above the most'}; {accepted}")
+    return found
+
+
+def format_traffic(bits: int) -> str:
+    """The shortest exact spelling that `parse_traffic` takes."""
+    return format_size(bits // 8) if bits % (8 * KIB) == 0 else str(bits)
+
+
 def seconds_between(least: float, most: float) -> Callable[[float], float]:
     def check(seconds: float) -> float:
         if not least <= seconds <= most:
@@ -168,6 +201,23 @@ def one_of(*words: str) -> Callable[[object], str]:
         if word not in words:
             raise ValueError(f"is not accepted; accepted: {', '.join(words)}")
         return word
+
+    return parse
+
+
+STORAGE_CLASSES: Final = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
+ACLS: Final = ("default", "private", "public-read", "public-read-write")
+
+
+def spelt_as(*words: str) -> Callable[[object], str]:
+    """One of these words, in whatever case; the result is as the service spells it."""
+
+    def parse(value: object) -> str:
+        lower = str(value).strip().lower()
+        for word in words:
+            if word.lower() == lower:
+                return word
+        raise ValueError(f"is not accepted; accepted: {', '.join(words)}")
 
     return parse
 

@@ -29,6 +29,7 @@ from ossfs.fs.listed import check_kind
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import check_key, showable
 from ossfs.fs.ports import Caller
+from ossfs.fs.stored import acl_to_keep, stored_as, written
 from ossfs.fs.writer import note_version
 from ossfs.store.base import ListedObject
 
@@ -63,6 +64,7 @@ class Changes:
             shown = attributes.as_listed(0, self.ctx.defaults, directory=stat.S_ISDIR(mode))
             shown.carried.content_type = attributes.content_type_of(name, stat.S_IFMT(mode))
             shown.atime_ns = shown.mtime_ns = shown.ctime_ns = self.ctx.wall_ns()
+            written(self.ctx.config, shown, fresh=True)
             return shown
         if parent.attrs is None:
             await self.lookup.refresh_dir(parent)
@@ -73,9 +75,11 @@ class Changes:
             gid = parent.attrs.gid
             if stat.S_ISDIR(mode):
                 permissions |= stat.S_ISGID
-        return attributes.new(
+        made = attributes.new(
             stat.S_IFMT(mode), permissions, caller.uid, gid, self.ctx.wall_ns(), name=name, rdev=rdev
         )
+        written(self.ctx.config, made, fresh=True)
+        return made
 
     def entry_changed(self, parent: DirNode) -> None:
         """An entry came or went: the directory's mtime and ctime move."""
@@ -106,7 +110,14 @@ class Changes:
             self.entry_changed(parent)
         return node
 
-    async def put_marker(self, key: str, attrs: Attrs, *, forbid: bool) -> ListedObject:
+    async def put_marker(
+        self, key: str, attrs: Attrs, *, forbid: bool, replaces: bool = False
+    ) -> ListedObject:
+        """Put a directory's marker.  replaces: there is one, whose ACL a put would reset."""
+        if not replaces:
+            written(self.ctx.config, attrs, fresh=True)
+        elif attrs.carried.acl is None:
+            attrs.carried.acl = await acl_to_keep(self.ctx, key)
         headers = attributes.encode(attrs, write_id=new_write_id())
         if headers.content_type is None:
             headers.content_type = attributes.DIRECTORY_TYPE
@@ -258,7 +269,7 @@ class Changes:
         kept: Version | None = None
         if orphan is not None and node.version is not None:
             old = node.version
-            made = await copy_object(self.ctx, old, orphan, node.attrs, storage_class=node.storage_class)
+            made = await copy_object(self.ctx, old, orphan, node.attrs, stored_as=stored_as(node))
             kept = Version(orphan, made.etag, old.size, old.crc64, old.last_modified)
         try:
             yield

@@ -39,8 +39,9 @@ from ossfs.fs.context import Context, run_all
 from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import Version
 from ossfs.fs.ranges import read_range
+from ossfs.fs.stored import acl_to_keep
 from ossfs.limits import MAX_PART_SIZE, MAX_SINGLE_COPY_SIZE, MIB
-from ossfs.store.base import WRITE_ID, Buffer, ObjectHeaders, PartResult, PutResult
+from ossfs.store.base import WRITE_ID, Buffer, ObjectHeaders, PartResult, PutResult, StoredAs
 
 _ZEROS = memoryview(bytes(MIB))
 
@@ -208,17 +209,23 @@ async def copy_object(
     attrs: Attrs | None,
     *,
     write_id: str | None = None,
-    storage_class: str | None = None,
+    stored_as: StoredAs | None = None,
     forbid_overwrite: bool = False,
 ) -> PutResult:
     """Copy one version to *key*, with new attributes if given.
 
-    storage_class: of the copy when no attributes (which carry it) are given.
+    stored_as: how the copy is kept when no attributes (which carry it) are given.  The ACL, where it is to
+    be kept and is not known, is asked for.
 
     Inside a bucket one CopyObject moves no bytes and takes any size, unless class or encryption change:
     then the service refuses what is large, and the copy is made by parts.  A multipart upload takes
     nothing over from the source, so the attributes, when they were not given, are asked for.
     """
+    if attrs is None:
+        stored_as = stored_as or StoredAs()
+        stored_as = replace(stored_as, acl=stored_as.acl or await acl_to_keep(ctx, source.key))
+    elif attrs.carried.acl is None:
+        attrs.carried.acl = await acl_to_keep(ctx, source.key)
     headers = None if attrs is None else attributes.encode(attrs, write_id=write_id)
     try:
         return await ctx.store.copy(
@@ -226,7 +233,7 @@ async def copy_object(
             key,
             etag=source.etag or None,
             headers=headers,
-            storage_class=storage_class,
+            stored_as=stored_as,
             forbid_overwrite=forbid_overwrite,
         )
     except (TooLarge, InvalidRequest):
@@ -239,6 +246,7 @@ async def copy_object(
         # As it is, but for the mtime, which was LastModified if nothing else.
         mtime = attributes.format_time(info.last_modified * attributes.NS)
         headers = replace(info.headers, meta={"mtime": mtime, **info.headers.meta})
+        headers.acl = stored_as.acl if stored_as is not None else None
         if write_id is not None:
             headers.meta[WRITE_ID] = write_id
     if tags and headers.tagging is None:

@@ -17,6 +17,7 @@ from ossfs.fs.content import Content, MemoryRange, PlanLimits, SentRange, ZeroRa
 from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import FileNode
+from ossfs.fs.stored import written
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ async def _put(ctx: Context, hidden: HiddenKeys, key: str, content: Content, nod
     plan = content.plan(PlanLimits(chunk_size=ctx.config.chunk_size, min_part=ctx.config.min_part))
     write_id = attributes.new_write_id()
     attrs = node.attrs.copy()
+    written(ctx.config, attrs, fresh=True)
     if plan.kind == "put":
         await put_whole(ctx, key, plan, None, attrs, write_id, forbid_overwrite=True)
         return

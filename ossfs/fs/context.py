@@ -139,6 +139,8 @@ class Context:
     """Files that the bucket has nothing of yet: listings show them, and the directories above them."""
     unaborted: set[tuple[str, str]] = field(default_factory=set)
     """(key, upload id) of uploads that were given up, and that the service still has."""
+    acl_refused: bool = False
+    """May these keys not ask for the ACLs of objects?"""
     attr_store: AttrStore | None = None
     """Attributes remembered on disk, if there is a place: see meta.py."""
     disk: BlockCache | None = None

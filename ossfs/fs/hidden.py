@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import TypeAlias
 
 import trio
@@ -73,13 +74,17 @@ class HiddenKeys:
             if not self._zeros:
                 key = self.fresh("zero")
                 body = [memoryview(bytes(MIB))] * (ZERO_BLOCK // MIB)
-                made = await self._ctx.store.put(key, body, ObjectHeaders())
+                made = await self._ctx.store.put(key, body, self._headers())
                 self._zeros.append((key, made.etag, ZERO_BLOCK))
             wanted = 1 if length <= 4 * ZERO_BLOCK else 2 if length <= BIG_ZERO else 3
             while len(self._zeros) < wanted:
                 size = (ZERO_BLOCK, BIG_ZERO, HUGE_ZERO)[len(self._zeros)]
                 self._zeros.append(await self._multiply(*self._zeros[-1], size))
             return self._zeros[wanted - 1]
+
+    def _headers(self) -> ObjectHeaders:
+        """Encrypted as all that is written, since a bucket may refuse anything else; no class that costs."""
+        return replace(self._ctx.config.written, storage_class=None, acl=None).over(ObjectHeaders())
 
     async def lost(self, key: str) -> None:
         """An object of zeros is not what we made, or not there: make them anew when they are wanted."""
@@ -95,7 +100,7 @@ class HiddenKeys:
     async def _multiply(self, source: str, etag: str, size: int, length: int) -> Zeros:
         ctx = self._ctx
         key = self.fresh("zero")
-        upload = await ctx.store.initiate(key, ObjectHeaders())
+        upload = await ctx.store.initiate(key, self._headers())
         ctx.journal.upload_started(key, upload)
         try:
             parts: list[PartResult] = []

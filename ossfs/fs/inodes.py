@@ -130,7 +130,8 @@ class FileNode(Node):
         self.size = 0
         self.version: Version | None = None
         self.object_type = "Normal"
-        self.storage_class = "Standard"
+        self.storage_class = ""
+        """"" where neither a listing nor a HEAD said it yet: what the bucket gives to new objects."""
         self.writer: Writer | None = None
         self.handles: set[FileHandle] = set()
         self.hidden_key: str | None = None

@@ -36,7 +36,7 @@ from ossfs.store.base import ListedObject, ObjectInfo
 
 log = logging.getLogger(__name__)
 
-LIVE_CLASSES = frozenset({"Standard", "IA"})
+LIVE_CLASSES = frozenset({"", "Standard", "IA"})
 """Storage classes that a GET may be tried on without a thought for its price or its success."""
 
 
@@ -400,6 +400,8 @@ class Lookup:
             raise PosixError(errno.ESTALE, info.key)
         if found != old:
             self.ctx.bodies.drop(node)
+        elif node.attrs is not None:
+            attrs.carried.acl = node.attrs.carried.acl  # no HEAD says it; a change of it moves LastModified
         node.version = found
         node.size = found.size
         node.attrs = with_later_ctime(attrs, node.attrs)

@@ -10,11 +10,11 @@ implementation that has to wait hands the work to a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ossfs import limits
-from ossfs.store.base import ListedObject, ObjectInfo, Progress
+from ossfs.store.base import ListedObject, ObjectInfo, Progress, StoredAs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,10 @@ class FsConfig:
     connections: int = 64
     staging_dir: str | None = None
     """Where bytes go when memory is short; None: nowhere."""
+    written: StoredAs = field(default_factory=StoredAs)
+    """How what is written is kept; None: as the object was before, or as the bucket says."""
+    keep_acl: bool = False
+    """Ask for an object's own ACL before it is copied or replaced, and send it along."""
     min_part: int = limits.MIN_PART_SIZE
     """Lower only against a server that was told the same."""
 

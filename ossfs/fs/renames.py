@@ -27,6 +27,8 @@ from ossfs.fs.inodes import DirNode, FileNode, Node, Version
 from ossfs.fs.links import SYMLINK
 from ossfs.fs.names import check_key
 from ossfs.fs.setattrs import AttributeStore
+from ossfs.fs.stored import stored_as
+from ossfs.fs.virtual import is_archived
 from ossfs.fs.writer import note_version
 from ossfs.store.base import ListedObject
 
@@ -193,7 +195,7 @@ class Renames:
                 key,
                 attrs,
                 write_id=new_write_id(),
-                storage_class=node.storage_class,
+                stored_as=stored_as(node),
                 forbid_overwrite=no_replace and not self.ctx.config.versioned,
             )
         if node.attrs is not None:
@@ -289,7 +291,7 @@ class Renames:
                 fresh = [o for o in found if not _same(copied.get(o.key), o)]
                 if not fresh:
                     break
-                archived = [o for o in fresh if "Archive" in o.storage_class]
+                archived = [o for o in fresh if is_archived(o.storage_class)]
                 if archived and not copied:
                     raise ObjectArchived(
                         "an archived object cannot be copied", operation="CopyObject", key=archived[0].key
@@ -334,7 +336,8 @@ class Renames:
                     key,
                     None,
                     write_id=new_write_id(),
-                    storage_class=obj.storage_class,
+                    # A listing does not say how it is encrypted: then as what this mount writes.
+                    stored_as=replace(self.ctx.config.written, storage_class=obj.storage_class, acl=None),
                     forbid_overwrite=fresh and not self.ctx.config.versioned,
                 )
             except AlreadyExists:

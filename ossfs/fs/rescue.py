@@ -18,7 +18,8 @@ from ossfs.fs.commit import copy_object
 from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import Version
-from ossfs.store.base import WRITE_ID
+from ossfs.fs.stored import put_back
+from ossfs.store.base import WRITE_ID, StoredAs
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,14 @@ class Rescue:
         return self._saved is not None
 
     async def before_checkpoint(
-        self, original: Version | None, key: str, write_id: str, storage_class: str
+        self, original: Version | None, key: str, write_id: str, stored_as: StoredAs
     ) -> None:
         """Save *original*, once; note that *write_id* is about to stand for something unfinished."""
         if self._saved is None:
             if original is None:
                 return
             saved = self._hidden.fresh("rescue")
-            await copy_object(self._ctx, original, saved, None, storage_class=storage_class)
+            await copy_object(self._ctx, original, saved, None, stored_as=stored_as)
             self._saved = saved
         self._write_ids.add(write_id)
         self._ctx.journal.hidden_created(self._saved, restore_to=key, write_id=write_id)
@@ -70,8 +71,7 @@ class Rescue:
             except NotFound:
                 found = None
             if found in self._write_ids:
-                kept = await self._ctx.store.head(saved)
-                await self._ctx.store.copy(saved, key, storage_class=kept.storage_class)
+                await put_back(self._ctx.store, saved, key)
         await self._delete(saved)
 
     async def _delete(self, saved: str) -> None:

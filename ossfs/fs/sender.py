@@ -27,6 +27,7 @@ from ossfs.fs.context import Context
 from ossfs.fs.hidden import abort_quietly
 from ossfs.fs.inodes import FileNode, Version
 from ossfs.fs.staging import Staging
+from ossfs.fs.stored import rewritten
 from ossfs.limits import MIB
 
 log = logging.getLogger(__name__)
@@ -223,6 +224,7 @@ class Sender:
 
     async def _initiate(self, key: str) -> Upload:
         node = self._node
+        await rewritten(self._ctx, node, node.version)
         assert node.attrs is not None
         write_id = attributes.new_write_id()
         attrs = node.attrs.copy()

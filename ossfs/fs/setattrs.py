@@ -67,6 +67,8 @@ class AttributeStore:
                 change(attrs)
                 if not attributes.fits(attrs):
                     raise PosixError(errno.ENOSPC, "the attributes take more than 8 KiB")
+                if node.storage_class:  # of the last listing: a lifecycle rule changes nothing but that
+                    attrs.carried.storage_class = node.storage_class
                 version = node.version
                 try:
                     made = await copy_object(self.ctx, version, key, attrs, write_id=new_write_id())
@@ -151,7 +153,9 @@ class AttributeStore:
                     await copy_object(self.ctx, version, key, attrs, write_id=new_write_id())
                     node.marker = listed(await self.ctx.store.head(key))
                 else:
-                    node.marker = await self.changes.put_marker(key, attrs, forbid=False)
+                    node.marker = await self.changes.put_marker(
+                        key, attrs, forbid=False, replaces=bool(node.marker)
+                    )
                     node.marker_at = trio.current_time()
                 exists_now(node, trio.current_time())
                 self.lookup.memory.forget(key)  # the marker before looked the same in a listing

@@ -36,12 +36,13 @@ from ossfs.errors import (
     AlreadyExists,
     NoSuchUpload,
     NotFound,
+    ObjectArchived,
     OssfsError,
     PosixError,
     PreconditionFailed,
     StoreError,
 )
-from ossfs.fs.attrs import NS, new_write_id
+from ossfs.fs.attrs import NS, Attrs, new_write_id
 from ossfs.fs.commit import check_absent_if_versioned, copy_object, fetch, put_parts, put_whole
 from ossfs.fs.content import (
     BaseRange,
@@ -61,6 +62,7 @@ from ossfs.fs.inodes import FileNode, Version, exists_now
 from ossfs.fs.others import OtherVersions
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
+from ossfs.fs.stored import rewritten, stored_as
 from ossfs.store.base import ListedObject, PutResult
 
 if TYPE_CHECKING:
@@ -379,6 +381,7 @@ class Writer(OtherVersions):
         if self.sender.upload is not None and self.sender.upload.key != key:
             await self.sender.abort()
             self._without_upload()
+        await rewritten(self.ctx, node, self.original)
         attrs = node.attrs.copy()
         forbid = self.created and not self.ctx.config.versioned
         if self.created:
@@ -415,7 +418,17 @@ class Writer(OtherVersions):
         # What was set after Initiate cannot ride on the upload: one copy onto itself.
         self.attrs_dirty = not attrs.stores_as(node.attrs)
         if self.attrs_dirty:
-            await self._store_attributes(key, attrs_id)
+            await self._store_late(key, attrs_id, attrs)
+
+    async def _store_late(self, key: str, write_id: str, stored: Attrs) -> None:
+        """_store_attributes for what was set after the upload had begun with *stored*."""
+        try:
+            await self._store_attributes(key, write_id)
+        except ObjectArchived as error:
+            # With storage_class=Archive nothing of the object can be changed.  The bytes are safe.
+            log.warning("%s: attributes that were set while it was uploaded are lost: %s", key, error)
+            self.node.attrs = stored
+            self.attrs_dirty = False
 
     def _plan(self) -> Plan:
         try:
@@ -470,7 +483,7 @@ class Writer(OtherVersions):
             try:
                 upload = await self.sender.ensure_upload()
                 await self.rescue.before_checkpoint(
-                    self.original, upload.key, upload.write_id, node.storage_class
+                    self.original, upload.key, upload.write_id, stored_as(node)
                 )
             except OssfsError as error:
                 self._latch(error)
@@ -650,6 +663,8 @@ def note_version(ctx: Context, node: FileNode, version: Version) -> None:
     """The bucket holds *version* under this node's name because we put it there just now."""
     now = trio.current_time()
     node.version = version
+    if node.attrs is not None and node.attrs.carried.storage_class:
+        node.storage_class = node.attrs.carried.storage_class
     node.object_type = "Normal"  # an Appendable that is written anew is none any more
     if node.writer is None or not node.writer.content.changed:
         node.size = version.size
@@ -661,7 +676,12 @@ def note_version(ctx: Context, node: FileNode, version: Version) -> None:
     node.touched()
     if node.parent is not None and node.hidden_key is None:
         listed = ListedObject(
-            version.key, version.size, version.etag, version.last_modified, node.object_type
+            version.key,
+            version.size,
+            version.etag,
+            version.last_modified,
+            node.object_type,
+            node.storage_class,
         )
         node.parent.cache.set(node.name, listed, now)
         exists_now(node.parent, now)

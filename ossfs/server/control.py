@@ -3,7 +3,7 @@
     GET  /_ossfs/stats                       the counters
     POST /_ossfs/stats                       the same, starting them anew
     POST /_ossfs/faults                      a JSON list of faults replaces the script
-    POST /_ossfs/set?latency=&bandwidth=&clock_offset=&expired_tokens=&token=
+    POST /_ossfs/set?latency=&bandwidth=&clock_offset=&expired_tokens=&token=&requester_pays=
     POST /_ossfs/fill?bucket=&prefix=&n=&size=
 
 Runs in the connection's thread; the same functions serve the in-process interface.
@@ -123,7 +123,7 @@ def handle(service: Service, request: Request, path: str, query: str) -> Answer:
 
 
 def _set(service: Service, request: Request) -> None:
-    known = {"latency", "bandwidth", "clock_offset", "expired_tokens", "token"}
+    known = {"latency", "bandwidth", "clock_offset", "expired_tokens", "token", "requester_pays"}
     for name in request.params:
         if name not in known:
             raise OssError("InvalidArgument", f"{name} can't be set.", ArgumentName=name)
@@ -142,6 +142,8 @@ def _set(service: Service, request: Request) -> None:
     service.clock.offset = numbers.get("clock_offset", service.clock.offset)
     if "expired_tokens" in request.params:
         service.auth.expired_tokens = frozenset(filter(None, request.params["expired_tokens"].split(",")))
+    if "requester_pays" in request.params:
+        service.requester_pays = request.params["requester_pays"] == "1"
     if "token" in request.params:
         service.auth.token = request.params["token"] or None
 

@@ -186,6 +186,7 @@ class _Exchange:
             service.stopping.wait(service.latency)
         self._authenticate()
         routing.check_names(request)
+        self._check_payer()
         self._limit_traffic()
         return operation.handler(service, request)
 
@@ -225,6 +226,15 @@ class _Exchange:
             except OSError:
                 break
         raise Disconnected
+
+    def _check_payer(self) -> None:
+        """x-oss-request-payer, in the header or the query."""
+        name = "x-oss-request-payer"
+        said = self.request.headers.get(name) or self.request.params.get(name, "")
+        if said not in ("", "requester"):
+            raise invalid_argument("The payer is not valid.", name, said)
+        if self.service.requester_pays and not said:
+            raise OssError("AccessDenied", "The bucket's requests are paid by who makes them.", ec="")
 
     def _limit_traffic(self) -> None:
         """x-oss-traffic-limit, in the header or the query: bits a second."""

@@ -47,6 +47,8 @@ class Service:
         # Set by tests: seconds before each answer, bytes a second of each connection (0: no limit).
         self.latency = 0.0
         self.bandwidth = 0
+        # Set by tests: as for an account that is not the bucket's owner, where the requester pays.
+        self.requester_pays = False
         # host:port as clients reach it.
         self.endpoint = ""
 

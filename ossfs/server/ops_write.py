@@ -231,7 +231,9 @@ def _copied(service: Service, request: Request, bucket: Bucket, source: Record, 
             raise invalid_argument("The directive is not valid.", name, value)
     asked = request_props(headers)
     if directive == "COPY" and not same_object:
-        kept = dict(source.props.headers)
+        # Encryption is what the request says, or none: COPY does not take the source's over.
+        own = dict(encryption_headers(source.props))
+        kept = {name: value for name, value in source.props.headers.items() if name not in own}
         kept.update(encryption_headers(asked))
         asked.headers = kept
     asked.tags = header_tags(headers) if tagging == "REPLACE" else list(source.props.tags)

@@ -239,6 +239,10 @@ class RunningServer:
         """The token that requests must carry from now on; None: they must carry none."""
         self._service.auth.token = token
 
+    def set_requester_pays(self, pays: bool) -> None:
+        """Refuse requests that do not say that their sender pays, as for an account that is not the owner."""
+        self._service.requester_pays = pays
+
     def fill(self, bucket: str, prefix: str, count: int = 1, size: int = 0) -> None:
         """Make many objects at once, as POST /_ossfs/fill does."""
         control.fill(self._service, bucket, prefix, count, size)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -44,6 +44,42 @@ class ObjectHeaders:
     acl: str | None = None
     tagging: str | None = None
     """url-encoded `k=v&k2=v2`"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAs:
+    """How the service keeps an object, beside its bytes and metadata.  None: as the bucket says.
+
+    encryption: AES256, KMS or SM4.  encryption_key_id: of KMS; None is the account's default key.
+    acl: "default" says as much as None, but that it is known.
+    """
+
+    storage_class: str | None = None
+    encryption: str | None = None
+    encryption_key_id: str | None = None
+    data_encryption: str | None = None
+    acl: str | None = None
+
+    @classmethod
+    def of(cls, headers: ObjectHeaders) -> StoredAs:
+        """What these headers say of it."""
+        return cls(
+            headers.storage_class,
+            headers.encryption,
+            headers.encryption_key_id,
+            headers.data_encryption,
+            headers.acl,
+        )
+
+    def over(self, headers: ObjectHeaders) -> ObjectHeaders:
+        """*headers* with all that is said here in the place of what they say."""
+        made = replace(headers, meta=dict(headers.meta))
+        made.storage_class = self.storage_class or headers.storage_class
+        made.acl = self.acl or headers.acl
+        if self.encryption is not None:  # a key belongs to its algorithm
+            made.encryption, made.encryption_key_id = self.encryption, self.encryption_key_id
+            made.data_encryption = self.data_encryption
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +174,8 @@ class BucketInfo:
     versioning: str = ""
     encryption: str = ""
     """How the bucket encrypts what says nothing itself: "" for not at all, else AES256, KMS or SM4."""
+    acl: str = "private"
+    """private, public-read or public-read-write; "" when the answer did not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +238,12 @@ class ObjectStore(Protocol):
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
-        storage_class: str | None = None,
+        stored_as: StoredAs | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
         """CopyObject inside the bucket.  etag: x-oss-copy-source-if-match.  headers: REPLACE, else COPY.
 
-        storage_class: of the copy when there are no headers; the service does not take the source's.
+        stored_as: of the copy when there are no headers; the service takes nothing of this from the source.
         """
         ...
 
@@ -269,6 +307,10 @@ class ObjectStore(Protocol):
 
     async def get_tagging(self, key: str) -> str:
         """The tags as a url-encoded `k=v&k2=v2`, "" when there are none."""
+        ...
+
+    async def get_acl(self, key: str) -> str:
+        """The object's own ACL; "default" when the bucket's holds."""
         ...
 
     async def bucket_info(self) -> BucketInfo: ...

@@ -54,6 +54,7 @@ from ossfs.store.base import (
     PartResult,
     Progress,
     PutResult,
+    StoredAs,
     UploadInfo,
 )
 from ossfs.store.checksum import Crc64, crc64
@@ -67,6 +68,7 @@ from ossfs.store.request import (
     copy_source,
     delete_document,
     in_xml,
+    storage_headers,
     whole_crc,
     write_headers,
 )
@@ -81,6 +83,12 @@ T = TypeVar("T")
 # oss2 writes the canonical request, security token included, into its debug log.
 logging.getLogger("oss2").setLevel(logging.WARNING)
 
+PAYER: Final = "x-oss-request-payer"
+REQUESTER: Final = "requester"
+LIMITED: Final = frozenset({"GetObject", "PutObject", "UploadPart"})
+"""What a traffic limit is asked for.  Copies take one, too, but their bytes use nobody's line, and a limited
+copy of some GB would answer after hours."""
+
 _ENDPOINT: Final = re.compile(r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?/?\Z")
 
 
@@ -90,7 +98,8 @@ class StoreConfig:
 
     endpoint: with its scheme.  region: without "oss-"; selects V4 signatures.
     ca_file: PEM file of the authorities to trust instead of the system's.
-    encrypt: x-oss-server-side-encryption for all that is written (AES256, KMS, SM4).
+    requester_pays: say in each request that its sender pays for it.
+    traffic_limit: bits a second of each GetObject, PutObject and UploadPart; None for no limit.
     Times in seconds: io_timeout is the longest silence on a connection, call_timeout the time for one
     call with its repeats, which grows while bytes move.
     """
@@ -99,7 +108,8 @@ class StoreConfig:
     endpoint: str
     region: str | None = None
     ca_file: str | None = None
-    encrypt: str | None = None
+    requester_pays: bool = False
+    traffic_limit: int | None = None
     max_connections: int = 64
     connect_timeout: float = 10.0
     io_timeout: float = 30.0
@@ -178,6 +188,12 @@ class OssStore:
             repeatable=not once,
             patient=patient,
         )
+
+        headers = {} if headers is None else headers  # the same one: prepare may add to it
+        if self._config.requester_pays:
+            headers[PAYER] = REQUESTER
+        if self._config.traffic_limit is not None and operation in LIMITED:
+            headers["x-oss-traffic-limit"] = str(self._config.traffic_limit)
 
         def work() -> T:
             if prepare is not None:
@@ -303,6 +319,17 @@ class OssStore:
 
         return await self._run("GetObjectTagging", "GET", key, finish, params={"tagging": ""}, read=True)
 
+    async def get_acl(self, key: str) -> str:
+        check_key(key, "GetObjectACL")
+
+        def finish(response: Response) -> str:
+            acl = parse_xml(response.read()).findtext("AccessControlList/Grant", "")
+            if not acl:
+                raise ServerFault("the answer has no Grant")
+            return acl
+
+        return await self._run("GetObjectACL", "GET", key, finish, params={"acl": ""}, read=True)
+
     async def bucket_info(self) -> BucketInfo:
         def finish(response: Response) -> BucketInfo:
             bucket = parse_xml(response.read()).find("Bucket")
@@ -315,6 +342,7 @@ class OssStore:
                 storage_class=bucket.findtext("StorageClass", "Standard"),
                 versioning=bucket.findtext("Versioning", ""),
                 encryption="" if rule == "None" else rule,
+                acl=bucket.findtext("AccessControlList/Grant", ""),
             )
 
         return await self._run("GetBucketInfo", "GET", "", finish, params={"bucketInfo": ""}, read=True)
@@ -364,7 +392,7 @@ class OssStore:
         forbid_overwrite: bool = False,
     ) -> PutResult:
         check_key(key, "PutObject")
-        sent = write_headers(headers, self._config.encrypt)
+        sent = write_headers(headers)
         if forbid_overwrite:
             sent["x-oss-forbid-overwrite"] = "true"
         views = [memoryview(buffer).cast("B") for buffer in body]
@@ -401,22 +429,20 @@ class OssStore:
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
-        storage_class: str | None = None,
+        stored_as: StoredAs | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
         check_key(source, "CopyObject")
         check_key(key, "CopyObject")
         if headers is not None:
-            sent = write_headers(headers, self._config.encrypt)
+            sent = write_headers(headers)
             sent["x-oss-metadata-directive"] = "REPLACE"
             if headers.tagging is not None:
                 sent["x-oss-tagging-directive"] = "Replace"
         else:
             sent = {"x-oss-metadata-directive": "COPY"}
-            if storage_class is not None:
-                sent["x-oss-storage-class"] = storage_class
-            if self._config.encrypt:
-                sent["x-oss-server-side-encryption"] = self._config.encrypt
+            if stored_as is not None:
+                sent |= {name: value for name, value in storage_headers(stored_as).items() if value}
         sent["x-oss-copy-source"] = copy_source(self._name, source)
         if etag is not None:
             sent["x-oss-copy-source-if-match"] = f'"{etag}"'
@@ -467,7 +493,7 @@ class OssStore:
 
     async def initiate(self, key: str, headers: ObjectHeaders, *, forbid_overwrite: bool = False) -> str:
         check_key(key, "InitiateMultipartUpload")
-        sent = write_headers(headers, self._config.encrypt)
+        sent = write_headers(headers)
         if forbid_overwrite:
             sent["x-oss-forbid-overwrite"] = "true"
 
@@ -592,7 +618,8 @@ class OssStore:
         check_key(key, "SignUrl")
 
         def sign() -> str:
-            url: str = self._bucket.sign_url(method, key, expires)
+            params = {PAYER: REQUESTER} if self._config.requester_pays else None
+            url: str = self._bucket.sign_url(method, key, expires, params=params)
             return url
 
         return await self._workers.run(sign)  # the provider of the credentials may wait for a network

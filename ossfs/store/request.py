@@ -15,7 +15,7 @@ from ossfs.errors import ChecksumMismatch, InvalidRequest, ServerFault
 from ossfs.limits import MAX_KEY_BYTES
 from ossfs.store.answers import content_range, object_info
 from ossfs.store.attempt import Attempt
-from ossfs.store.base import ObjectHeaders, ObjectInfo, PartResult, Progress
+from ossfs.store.base import ObjectHeaders, ObjectInfo, PartResult, Progress, StoredAs
 from ossfs.store.checksum import Crc64, combine
 from ossfs.store.connection import Head
 
@@ -41,7 +41,7 @@ def check_key(key: str, operation: str) -> None:
     raise InvalidRequest(problem, operation=operation, key=key, code="InvalidObjectName")
 
 
-def write_headers(headers: ObjectHeaders, encrypt: str | None) -> dict[str, str]:
+def write_headers(headers: ObjectHeaders) -> dict[str, str]:
     """ObjectHeaders as the request's headers."""
     named = {
         "Content-Type": headers.content_type or "application/octet-stream",
@@ -50,17 +50,25 @@ def write_headers(headers: ObjectHeaders, encrypt: str | None) -> dict[str, str]
         "Content-Encoding": headers.content_encoding,
         "Content-Language": headers.content_language,
         "Expires": headers.expires,
-        "x-oss-storage-class": headers.storage_class,
-        "x-oss-server-side-encryption": headers.encryption or encrypt,
-        "x-oss-server-side-encryption-key-id": headers.encryption_key_id,
-        "x-oss-server-side-data-encryption": headers.data_encryption,
-        "x-oss-object-acl": headers.acl,
         "x-oss-tagging": headers.tagging,
+        **storage_headers(StoredAs.of(headers)),
     }
     result = {name: value for name, value in named.items() if value}
     for name, value in headers.meta.items():
         result[f"x-oss-meta-{name}"] = value
     return result
+
+
+def storage_headers(stored_as: StoredAs) -> dict[str, str | None]:
+    """StoredAs as the request's headers."""
+    return {
+        "x-oss-storage-class": stored_as.storage_class,
+        "x-oss-server-side-encryption": stored_as.encryption,
+        "x-oss-server-side-encryption-key-id": stored_as.encryption_key_id,
+        "x-oss-server-side-data-encryption": stored_as.data_encryption,
+        # What holds anyway is not asked for: setting an ACL wants a permission of its own.
+        "x-oss-object-acl": stored_as.acl if stored_as.acl != "default" else None,
+    }
 
 
 def copy_source(bucket: str, key: str) -> str:

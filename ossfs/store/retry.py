@@ -49,6 +49,7 @@ from ossfs.store.base import (
     PartResult,
     Progress,
     PutResult,
+    StoredAs,
     UploadInfo,
 )
 from ossfs.store.checksum import crc64
@@ -236,6 +237,9 @@ class RetryStore:
     async def get_tagging(self, key: str) -> str:
         return await self._read(lambda: self.once.get_tagging(key))
 
+    async def get_acl(self, key: str) -> str:
+        return await self._read(lambda: self.once.get_acl(key))
+
     async def bucket_info(self) -> BucketInfo:
         return await self._read(self.once.bucket_info)
 
@@ -297,7 +301,7 @@ class RetryStore:
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
-        storage_class: str | None = None,
+        stored_as: StoredAs | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
         async def settle() -> PutResult | None:
@@ -317,7 +321,7 @@ class RetryStore:
                 key,
                 etag=etag,
                 headers=headers,
-                storage_class=storage_class,
+                stored_as=stored_as,
                 forbid_overwrite=forbid_overwrite,
             ),
             effects=True,

@@ -36,7 +36,7 @@ from ossfs.fs.content import (
 from ossfs.fs.context import Context
 from ossfs.fs.inodes import Version
 from ossfs.limits import KIB, MIB
-from ossfs.store.base import WRITE_ID, ObjectHeaders, PartResult
+from ossfs.store.base import WRITE_ID, ObjectHeaders, PartResult, StoredAs
 from ossfs.store.checksum import crc64
 from tests.support.journals import NotedJournal
 from tests.support.memory_store import Fault, MemoryStore, StoredObject
@@ -296,7 +296,7 @@ async def test_a_copy_takes_everything_along(
     headers = ObjectHeaders(meta={"a": "b"}, content_type="x/y")
     source = version_of("s", store.add("s", DATA, headers, storage_class="IA"))
     with trio.fail_after(5):
-        result = await copy_object(ctx, source, "t", None, storage_class="IA")
+        result = await copy_object(ctx, source, "t", None, stored_as=StoredAs("IA"))
     found = store.objects["t"]
     assert found.data == DATA and found.etag == result.etag and found.storage_class == "IA"
     assert found.headers.meta == {"a": "b"} and found.headers.content_type == "x/y"
@@ -340,7 +340,7 @@ async def test_a_large_copy_by_parts_takes_everything_along(
     headers = ObjectHeaders(meta={"foreign": "x", "mode": "33188"}, content_type="x/y", tagging="t=1")
     source = version_of("s", store.add("s", DATA, headers, storage_class="IA"))
     with trio.fail_after(5):
-        await copy_object(ctx, source, "t", None, storage_class="IA")
+        await copy_object(ctx, source, "t", None, stored_as=StoredAs("IA"))
     found = store.objects["t"]
     assert found.data == DATA and found.storage_class == "IA" and found.tagging == "t=1"
     assert found.headers.content_type == "x/y" and found.headers.meta["foreign"] == "x"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from ossfs.errors import (
     NotFound,
     PreconditionFailed,
 )
-from ossfs.store.base import ObjectHeaders, ObjectStore
+from ossfs.store.base import ObjectHeaders, ObjectStore, StoredAs
 from ossfs.store.checksum import crc64
 
 ODD_KEYS = [
@@ -261,6 +262,32 @@ async def test_copy_onto_itself_replaces_the_headers(store: ObjectStore) -> None
     await store.copy("s", "s", etag=made.etag, headers=ObjectHeaders(meta={"mode": "2"}))
     assert (await store.head("s")).headers.meta == {"mode": "2"}
     assert await read(store, "s") == b"data"
+
+
+async def test_how_objects_are_kept(store: ObjectStore) -> None:
+    kept = StoredAs("IA", "KMS", "key", acl="public-read")
+    headers = kept.over(ObjectHeaders(meta={"m": "1"}, content_type="x/y"))
+
+    async def found(key: str) -> StoredAs:
+        return replace(StoredAs.of((await store.head(key)).headers), acl=await store.get_acl(key))
+
+    await store.put("s", [b"data"], headers)
+    assert await found("s") == kept
+    upload = await store.initiate("u", headers)
+    await store.complete("u", upload, [await store.put_part("u", upload, 1, [b"x"])])
+    assert await found("u") == kept
+    await store.copy("s", "c")
+    assert await found("c") == StoredAs("Standard", acl="default"), "the service takes nothing of it over"
+    assert (await store.head("c")).headers.meta == {"m": "1"}
+    await store.copy("s", "c", stored_as=kept)
+    assert await found("c") == kept
+    await store.copy(
+        "s", "c", headers=replace(headers, acl=None, encryption="AES256", encryption_key_id=None)
+    )
+    assert await found("c") == StoredAs("IA", "AES256", acl="default")
+    with pytest.raises(NotFound):
+        await store.get_acl("none")
+    assert (await store.bucket_info()).acl == "private"
 
 
 async def test_tagging(store: ObjectStore) -> None:

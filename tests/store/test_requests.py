@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from ossfs.errors import ServerFault, TokenExpired
+from ossfs.errors import AccessDenied, ServerFault, TokenExpired
 from ossfs.metrics import Metrics
 from ossfs.server import ServerConfig, start_server
-from ossfs.store.base import ObjectHeaders, PartResult
+from ossfs.store.base import ObjectHeaders, PartResult, StoredAs
 from ossfs.store.credentials import Credentials, StaticCredentials
 from ossfs.store.oss import StoreConfig, open_store
 from ossfs.store.passwd_file import PasswdFile
@@ -44,19 +44,83 @@ COPIED = (
 STARTED = b"<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>"
 
 
-async def test_encryption_is_asked_for_on_all_that_is_written(wire_config: Make) -> None:
-    with trio.fail_after(10), Scripted(*answers(b"", STARTED, COPIED, COPIED, b"")) as server:
-        config = wire_config(server.url, encrypt="AES256")
-        async with open_store(config, KEYS, Metrics()) as store:
-            await store.once.put("k", [], ObjectHeaders())
-            await store.once.initiate("k", ObjectHeaders())
-            await store.once.copy("k", "c")
-            await store.once.copy("k", "c", headers=ObjectHeaders())
-            await store.once.put("k", [], ObjectHeaders(encryption="KMS", encryption_key_id="key"))
+async def test_how_it_is_kept_is_said_on_all_that_is_written(wire_config: Make) -> None:
+    kept = StoredAs("IA", "KMS", "key", acl="private")
+    headers = kept.over(ObjectHeaders())
+    with trio.fail_after(10), Scripted(*answers(b"", STARTED, COPIED, COPIED, COPIED)) as server:
+        async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
+            await store.once.put("k", [], headers)
+            await store.once.initiate("k", headers)
+            await store.once.copy("k", "c", stored_as=kept)
+            await store.once.copy("k", "c", headers=headers)
+            await store.once.copy("k", "c", stored_as=StoredAs(acl="default"))
     for head in seen[:4]:
-        assert "x-oss-server-side-encryption: aes256\r\n" in head
-    assert "x-oss-server-side-encryption: kms\r\n" in seen[4]
-    assert "x-oss-server-side-encryption-key-id: key\r\n" in seen[4]
+        assert "x-oss-storage-class: ia\r\n" in head
+        assert "x-oss-server-side-encryption: kms\r\n" in head
+        assert "x-oss-server-side-encryption-key-id: key\r\n" in head
+        assert "x-oss-object-acl: private\r\n" in head
+    assert "x-oss-object-acl" not in seen[4], "asking for it wants a permission"
+
+
+async def test_who_pays_is_said_in_every_request(tmp_path: Path, wire_config: Make) -> None:
+    """A server that refuses what does not say it."""
+    server = start_server(ServerConfig(tmp_path / "oss", buckets=("bkt",)))
+    keys = StaticCredentials(Credentials(server.access_key_id, server.access_key_secret))
+    server.set_requester_pays(True)
+    into = memoryview(bytearray(10))
+    try:
+        with trio.fail_after(20):
+            async with open_store(wire_config(server.url), keys, Metrics()) as store:
+                with pytest.raises(AccessDenied):
+                    await store.list("")
+            for region in (None, "cn-hangzhou"):
+                config = wire_config(server.url, region=region, requester_pays=True)
+                async with open_store(config, keys, Metrics()) as store:
+                    await store.put("k", [b"data"], ObjectHeaders(tagging="a=b"))
+                    await store.copy("k", "c")
+                    upload = await store.initiate("u", ObjectHeaders())
+                    parts = [
+                        await store.put_part("u", upload, 1, [bytes(102400)]),
+                        await store.copy_part("u", upload, 2, "k", 0, 4),
+                    ]
+                    assert len(await store.list_uploads("")) == 1
+                    await store.complete("u", upload, parts)
+                    await store.abort("u", await store.initiate("u", ObjectHeaders()))
+                    assert (await store.get("k", into))[1] == 4 and (await store.head("c")).size == 4
+                    assert await store.get_acl("k") == "default" and await store.get_tagging("k") == "a=b"
+                    assert len((await store.list("")).objects) == 3
+                    assert (await store.bucket_info()).name == "bkt"
+                    assert (await store.bucket_stat()).object_count == 3
+                    with urllib.request.urlopen(await store.sign_url("GET", "k", 60), timeout=5) as answer:
+                        assert answer.read() == b"data"
+                    await store.delete("k")
+                    assert await store.delete_many(["c", "u"]) == []
+    finally:
+        server.stop()
+
+
+async def test_a_traffic_limit_is_asked_for_where_bytes_move(wire_config: Make) -> None:
+    limit = "x-oss-traffic-limit: 819200\r\n"
+    part = b'<CopyPartResult><ETag>"P"</ETag></CopyPartResult>'
+    with trio.fail_after(10), Scripted(*answers(b"", b"", COPIED, part, STARTED)) as server:
+        async with open_store(wire_config(server.url, traffic_limit=819200), KEYS, Metrics()) as store:
+            await store.once.put("k", [b"x"], ObjectHeaders())
+            await store.once.put_part("k", "U", 1, [b"x"])
+            await store.once.copy("k", "c")
+            await store.once.copy_part("k", "U", 1, "s", 0, 5)
+            await store.once.initiate("k", ObjectHeaders())
+    assert limit in seen[0] and limit in seen[1]
+    assert all("traffic" not in head for head in seen[2:]), "copies use nobody's line"
+    range_ = {"ETag": '"E"', "Content_Range": "bytes 0-2/3"}
+    with trio.fail_after(10), Scripted(lambda talk: _answer_get(talk, range_)) as server:
+        async with open_store(wire_config(server.url, traffic_limit=819200), KEYS, Metrics()) as store:
+            await store.once.get("k", memoryview(bytearray(3)))
+    assert limit in seen[-1]
+
+
+def _answer_get(talk: Talk, headers: dict[str, str]) -> None:
+    seen.append(talk.head.lower() + "\r\n\r\n")
+    talk.answer(206, b"abc", **headers)
 
 
 async def test_copies(wire_config: Make) -> None:

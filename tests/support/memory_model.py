@@ -27,10 +27,21 @@ OPERATIONS = {
     "get_symlink": "GetSymlink",
     "sign_url": "SignUrl",
     "get_tagging": "GetObjectTagging",
+    "get_acl": "GetObjectACL",
     "bucket_info": "GetBucketInfo",
     "bucket_stat": "GetBucketStat",
 }
-READS = {"list", "head", "get", "list_uploads", "get_symlink", "get_tagging", "bucket_info", "bucket_stat"}
+READS = {
+    "list",
+    "head",
+    "get",
+    "list_uploads",
+    "get_symlink",
+    "get_tagging",
+    "get_acl",
+    "bucket_info",
+    "bucket_stat",
+}
 ARCHIVES = {"Archive", "ColdArchive", "DeepColdArchive"}
 META_NAME = re.compile(r"[a-z0-9-]+\Z")
 

@@ -49,6 +49,7 @@ from ossfs.store.base import (
     PartResult,
     Progress,
     PutResult,
+    StoredAs,
     UploadInfo,
 )
 from ossfs.store.checksum import combine, crc64
@@ -80,6 +81,7 @@ class MemoryStore:
     crc_of_copied_parts: does an object with copied parts have a CRC?
     versioning: "", "Enabled" or "Suspended"; when set, forbid_overwrite is ignored as documented.
     max_copy_size: a larger CopyObject is refused, as with a change of class or encryption.
+    acl: of the bucket.
 
     calls counts by method name; bytes_in and bytes_out count body bytes as the service sees them.
     before(op, key) is awaited before the work, after(op, key) once it is done and before the answer.
@@ -96,6 +98,7 @@ class MemoryStore:
         crc_of_copied_parts: bool = True,
         versioning: str = "",
         max_copy_size: int | None = None,
+        acl: str = "private",
     ) -> None:
         self.name = name
         self.clock = clock
@@ -105,6 +108,7 @@ class MemoryStore:
         self.crc_of_copied_parts = crc_of_copied_parts
         self.versioning = versioning
         self.max_copy_size = max_copy_size
+        self.acl = acl
         self.objects: dict[str, StoredObject] = {}
         self.uploads: dict[str, Upload] = {}
         self.immutable: set[str] = set()
@@ -460,7 +464,7 @@ class MemoryStore:
         *,
         etag: str | None = None,
         headers: ObjectHeaders | None = None,
-        storage_class: str | None = None,
+        stored_as: StoredAs | None = None,
         forbid_overwrite: bool = False,
     ) -> PutResult:
         self._check_key("copy", key)
@@ -478,7 +482,11 @@ class MemoryStore:
             elif source == key:
                 new = ObjectHeaders()  # "request's metadata always replaces" when copied onto itself
             else:
-                new = replace(copy_headers(found.headers), storage_class=storage_class)
+                bare = replace(
+                    found.headers, storage_class=None, encryption=None, encryption_key_id=None,
+                    data_encryption=None,
+                )  # fmt: skip
+                new = (stored_as or StoredAs()).over(bare)
             if new.tagging is None:
                 new.tagging = found.tagging
             result_etag = found.etag
@@ -641,9 +649,14 @@ class MemoryStore:
         async with self._call("get_tagging", key):
             return self._find("get_tagging", key).tagging
 
+    async def get_acl(self, key: str) -> str:
+        self._check_key("get_acl", key)
+        async with self._call("get_acl", key):
+            return self._find("get_acl", key).acl or "default"
+
     async def bucket_info(self) -> BucketInfo:
         async with self._call("bucket_info"):
-            return BucketInfo(self.name, "oss-cn-hangzhou", "Standard", self.versioning)
+            return BucketInfo(self.name, "oss-cn-hangzhou", "Standard", self.versioning, acl=self.acl)
 
     async def bucket_stat(self) -> BucketStat:
         async with self._call("bucket_stat"):

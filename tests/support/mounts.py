@@ -355,6 +355,10 @@ class Service:
         """The security token that requests must carry ("": none), and tokens that have expired."""
         self._control(f"set?{urllib.parse.urlencode({'token': token, 'expired_tokens': ','.join(expired)})}")
 
+    def requester_pays(self, pays: bool) -> None:
+        """Refuse requests that do not say that their sender pays, also those of this object."""
+        self._control(f"set?requester_pays={int(pays)}")
+
     def fill(self, prefix: str, count: int, size: int) -> None:
         """Many objects at once, of names that are the prefix and six digits."""
         query = urllib.parse.urlencode({"bucket": BUCKET, "prefix": prefix, "n": count, "size": size})

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossfs import config as config_module
+from ossfs.access import keep_acl, written_as
 from ossfs.config import (
     MountConfig,
     load_config,
@@ -23,6 +24,7 @@ from ossfs.config import (
 )
 from ossfs.errors import ConfigError
 from ossfs.limits import GIB, KIB, MIB
+from ossfs.store.base import BucketInfo, StoredAs
 from ossfs.values import default_memory, default_state_dir, format_size, parse_size
 
 EXAMPLE = Path(__file__).parents[2] / "systemd" / "ossfs.toml.example"
@@ -250,6 +252,66 @@ def test_a_value_is_needed(name: str) -> None:
 )
 def test_encrypt(word: str, value: str | None) -> None:
     assert load(f"encrypt={word}").encrypt == value
+
+
+def test_how_what_is_written_is_kept() -> None:
+    config = load("storage_class=coldarchive,acl=Public-Read,kms_key_id=key,keep_acl=always")
+    assert (config.storage_class, config.acl, config.keep_acl) == ("ColdArchive", "public-read", "always")
+    assert written_as(config) == StoredAs("ColdArchive", "KMS", "key", acl="public-read")
+    assert written_as(load()) == StoredAs()
+    assert load("kms_key_id=key,encrypt=kms").encryption == "KMS"
+    assert load("encrypt=sm4").encryption == "SM4"
+    for other in ("encrypt=AES256", "encrypt=false"):
+        with pytest.raises(
+            ConfigError, match=r"kms_key_id=key contradicts encrypt=.*accepted: .*encrypt=KMS"
+        ):
+            load(f"kms_key_id=key,{other}")
+    assert complaint("storage_class=cheap").endswith("Standard, IA, Archive, ColdArchive, DeepColdArchive")
+    assert complaint("acl=none").endswith("default, private, public-read, public-read-write")
+
+
+def test_when_acls_are_kept() -> None:
+    def bucket(acl: str) -> BucketInfo:
+        return BucketInfo("bkt", "oss-cn-hangzhou", "Standard", acl=acl)
+
+    assert not keep_acl(load(), bucket("private"))
+    for open_to_all in (bucket("public-read"), bucket("public-read-write"), bucket(""), None):
+        assert keep_acl(load(), open_to_all)
+        assert not keep_acl(load("keep_acl=never"), open_to_all)
+    assert keep_acl(load("keep_acl=always"), bucket("private"))
+
+
+@pytest.mark.parametrize(
+    ("text", "bits", "shown"),
+    [
+        ("819200", 819_200, "100KB"),
+        ("100KB", 819_200, "100KB"),
+        ("100MB/s", 838_860_800, "100MB"),
+        ("1.5MB", 12_582_912, "1536KB"),
+        ("8Mbit", 8_000_000, "8000000"),
+        ("8 mbit/s", 8_000_000, "8000000"),
+        ("0.8Gbit", 800_000_000, "800000000"),
+    ],
+)
+def test_traffic_limits(text: str, bits: int, shown: str) -> None:
+    config = load(f"traffic_limit={text}")
+    assert config.traffic_limit == bits
+    assert config.to_dict()["traffic_limit"] == shown
+    assert load(f"traffic_limit={shown}").traffic_limit == bits
+
+
+@pytest.mark.parametrize("text", ["819199", "99KB", "101MB", "838860801", "fast", "-1", "", "1TB", "1Tbit"])
+def test_bad_traffic_limits(text: str) -> None:
+    line = complaint(f"traffic_limit={text}")
+    assert "100KB to 100MB a second" in line and "bits a second from 819200 to 838860800" in line
+
+
+def test_parts_that_a_traffic_limit_would_keep_too_long() -> None:
+    with pytest.raises(
+        ConfigError, match=r"chunk_size=1GB takes too long at .*100KB; accepted: .* up to 29MB"
+    ):
+        load("chunk_size=1GB,traffic_limit=100KB")
+    assert load("chunk_size=29MB,traffic_limit=100KB").traffic_limit == 819_200
 
 
 def test_modes() -> None:

@@ -22,20 +22,23 @@ async def test_a_versioned_bucket_is_told_of_and_looked_at_before_creating(
     state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert await _mount()._versioning(MemoryStore(versioning=state))
+        mount = _mount()
+        info = await mount._bucket(MemoryStore(versioning=state))
+    assert info is not None and info.versioning == state
     assert f"is {state}" in caplog.text and "forbid-overwrite" in caplog.text
 
 
 @pytest.mark.parametrize("state", ["Enabled", "Suspended"])
 async def test_excl_strict_is_refused_on_a_versioned_bucket(state: str) -> None:
     with pytest.raises(MountError, match=r"excl=strict.*accepted there: excl=local"):
-        await _mount("excl=strict")._versioning(MemoryStore(versioning=state))
+        await _mount("excl=strict")._bucket(MemoryStore(versioning=state))
 
 
 async def test_other_buckets_take_excl_strict(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
     with caplog.at_level(logging.WARNING):
-        assert not await _mount("excl=strict")._versioning(store)
+        info = await _mount("excl=strict")._bucket(store)
+    assert info is not None and not info.versioning
     assert not caplog.records
     store.faults.append(Fault(op="bucket_info", error=AccessDenied))
-    assert not await _mount("excl=strict")._versioning(store), "taken as never enabled"
+    assert await _mount("excl=strict")._bucket(store) is None, "taken as never enabled"
