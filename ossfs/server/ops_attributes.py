@@ -12,6 +12,8 @@ from ossfs.server.model import OWNER, Answer, Request, Service
 from ossfs.server.xmltext import XmlError, element, parse
 
 _DAY = 86400
+TIERS = ("Expedited", "Standard", "Bulk")
+"""How soon a ColdArchive object is wanted; all of them take `restore_seconds` here."""
 
 
 @contextmanager
@@ -81,9 +83,13 @@ def restore(service: Service, request: Request) -> Answer:
     body = request.read_body()
     if body.strip():
         try:
-            text = (parse(body).value("Days") or "1").strip()
+            root = parse(body)
         except XmlError:
             raise OssError("MalformedXML") from None
+        text = (root.value("Days") or "1").strip()
+        job = root.find("JobParameters")
+        if job is not None and (job.value("Tier") or "").strip() not in TIERS:
+            raise OssError("MalformedXML")
         days = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
         if not 1 <= days <= 365:
             raise OssError("MalformedXML")

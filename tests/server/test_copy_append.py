@@ -43,6 +43,18 @@ def test_copy_keeps_or_replaces(wire: Wire) -> None:
     assert "x-oss-tagging-count" not in got.headers
 
 
+def test_a_copy_is_encrypted_as_it_says_and_not_as_its_source(wire: Wire) -> None:
+    kms = {"x-oss-server-side-encryption": "KMS", "x-oss-server-side-encryption-key-id": "key"}
+    wire("PUT", "s", headers={**kms, "x-oss-meta-a": "1"}, body=b"x")
+    source = {"x-oss-copy-source": "/demo/s"}
+    wire("PUT", "plain", headers=source)
+    headers = wire("HEAD", "plain").headers
+    assert headers["x-oss-meta-a"] == "1" and not any(name in headers for name in kms)
+    reply = wire("PUT", "d", headers={**source, **kms})
+    for headers in (reply.headers, wire("HEAD", "d").headers):
+        assert all(headers[name] == value for name, value in kms.items())
+
+
 def test_copy_onto_itself_replaces_the_metadata(wire: Wire) -> None:
     wire("PUT", "k", headers={"x-oss-meta-a": "1", "x-oss-tagging": "t=1"}, body=BIG)
     source = {"x-oss-copy-source": "/demo/k", "x-oss-meta-b": "2"}

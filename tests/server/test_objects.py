@@ -12,6 +12,9 @@ import oss2
 import pytest
 
 from ossfs.server import RunningServer
+from ossfs.server.index import Props, Record
+from ossfs.server.metadata import restore_text
+from ossfs.server.model import is_archived
 from tests.server.wiretools import Wire
 
 BIG = bytes(range(256)) * 40
@@ -467,6 +470,64 @@ def test_archived_objects(start: Callable[..., RunningServer], sdk: Callable[...
         == 400
     )
     assert wire("POST", "k", {"restore": ""}, body=b"junk").code == "MalformedXML"
+    record = Record(1, 0, "", 0, "Normal", "Archive", Props(restore=(100, 200)))
+    assert [is_archived(record, now) for now in (99, 100, 199, 200)] == [True, False, False, True]
+    assert restore_text(record, 199).startswith('ongoing-request="false"')
+    assert restore_text(record, 200) == "", "the copy to read is gone again"
+
+
+@pytest.mark.parametrize(("tier", "status"), [("Expedited", 202), ("Bulk", 202), ("Soon", 400), ("", 400)])
+def test_restoring_in_a_tier(wire: Wire, tier: str, status: int) -> None:
+    wire("PUT", "k", headers={"x-oss-storage-class": "ColdArchive"}, body=b"x")
+    document = (
+        f"<RestoreRequest><Days>2</Days><JobParameters><Tier>{tier}</Tier></JobParameters></RestoreRequest>"
+    )
+    assert wire("POST", "k", {"restore": ""}, body=document.encode()).status == status
+    assert ("x-oss-restore" in wire("HEAD", "k").headers) == (status == 202)
+
+
+def test_acl_and_class_ride_on_every_kind_of_put(wire: Wire) -> None:
+    kept = {"x-oss-object-acl": "public-read", "x-oss-storage-class": "IA", "x-oss-tagging": "t=1"}
+    wire("PUT", "put", headers=kept, body=b"x")
+    wire("PUT", "link", {"symlink": ""}, headers={**kept, "x-oss-symlink-target": "put"})
+    wire("POST", "append", {"append": "", "position": "0"}, headers=kept, body=b"x")
+    wire("PUT", "copy", headers={**kept, "x-oss-copy-source": "/demo/put"})
+    upload = wire("POST", "m", {"uploads": ""}, headers=kept).xml.findtext("UploadId") or ""
+    wire("PUT", "m", {"partNumber": "1", "uploadId": upload}, body=b"x")
+    wire("POST", "m", {"uploadId": upload}, headers={"x-oss-complete-all": "yes"})
+    for key in ("put", "link", "append", "copy", "m"):
+        assert wire("GET", key, {"acl": ""}).xml.findtext("AccessControlList/Grant") == "public-read", key
+        headers = wire("HEAD", key).headers
+        assert headers["x-oss-storage-class"] == "IA", key
+        assert headers["x-oss-tagging-count"] == "1", key
+    wire("PUT", "copy", headers={"x-oss-copy-source": "/demo/put"})
+    assert wire("GET", "copy", {"acl": ""}).xml.findtext("AccessControlList/Grant") == "default"
+    assert wire("HEAD", "copy").headers["x-oss-storage-class"] == "Standard"
+    for name in ("x-oss-object-acl", "x-oss-storage-class"):
+        assert wire("PUT", "bad", headers={name: "none"}, body=b"x").code == "InvalidArgument"
+
+
+def test_a_put_takes_the_acl_of_what_was_there_away(wire: Wire) -> None:
+    wire("PUT", "k", headers={"x-oss-object-acl": "public-read"}, body=b"x")
+    wire("PUT", "k", body=b"y")
+    assert wire("GET", "k", {"acl": ""}).xml.findtext("AccessControlList/Grant") == "default"
+
+
+def test_who_pays(wire: Wire) -> None:
+    payer = {"x-oss-request-payer": "requester"}
+    assert wire("PUT", "k", body=b"x", headers=payer).status == 200
+    assert wire("GET", "k", headers={"x-oss-request-payer": "nobody"}).code == "InvalidArgument"
+    wire.server.set_requester_pays(True)
+    for method, key, params in (
+        ("GET", "k", {}),
+        ("GET", "", {}),
+        ("DELETE", "k", {}),
+        ("POST", "m", {"uploads": ""}),
+    ):
+        reply = wire(method, key, params)
+        assert (reply.status, reply.code) == (403, "AccessDenied")
+    assert wire("GET", "k", headers=payer).body == b"x"
+    assert wire("GET", "k", payer).body == b"x", "in the query, as presigned URLs have it"
 
 
 def test_the_sdk_tells_missing_from_there(bucket: oss2.Bucket, tmp_path: Path) -> None:
