@@ -446,6 +446,7 @@ class _Target(ControlTarget):
             "endpoint": config.endpoint_url,
             "mountpoint": config.mountpoint,
             "state": self._mount.registration.record.state,
+            "files_open": tree.open_files,
             "files_pending": len(tree.dirty_writers()),
             "memory_used": tree.ctx.budget.used,
             "memory_peak": tree.ctx.budget.peak,

@@ -64,7 +64,8 @@ class FileHandle:
     async def read(self, offset: int, length: int) -> bytes | memoryview:
         """Current bytes; the view is valid until the caller next awaits.
 
-        Raises ESTALE when somebody else replaced the object under this handle.
+        Raises ESTALE when somebody else replaced the object under this handle, and when what it may have
+        read could not be put into the bucket and was given up.
         """
         node = self.node
         if self._spoiled is not None:
@@ -75,6 +76,8 @@ class FileHandle:
             writer = self.writer if self.writer is not None and not self.writer.ended else node.writer
             if writer is not None and writer.data_dirty:
                 return await writer.read(offset, length)
+            if node.given_up:
+                raise PosixError(errno.ESTALE, f"{node.name}: what was written was given up")
             version = node.version
             if version is None:
                 return b""

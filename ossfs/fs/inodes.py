@@ -110,6 +110,7 @@ class FileNode(Node):
     __slots__ = (
         "body",
         "exclusive",
+        "given_up",
         "handles",
         "head",
         "hidden_key",
@@ -148,6 +149,8 @@ class FileNode(Node):
         """Made with O_EXCL by this mount: it may be a lock between machines."""
         self.target: str | None = None
         """Of a symlink, once read."""
+        self.given_up = False
+        """Bytes that were shown here could not be put into the bucket: see Writer.show_no_more."""
 
     @property
     def local(self) -> bool:

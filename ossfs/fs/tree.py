@@ -421,6 +421,9 @@ class Tree(ExtendedAttributes):
         key = self.changes.check_new_name(directory, name)
         attrs = await self.changes.new_attrs(directory, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
         child = directory.children.get(name)
+        if isinstance(child, FileNode) and child.writer is not None and child.writer.reported:
+            self.look.forsake(child)
+            child = None
         if isinstance(child, FileNode) and child.local:
             if flags & os.O_EXCL:
                 raise PosixError(errno.EEXIST)
@@ -537,7 +540,9 @@ class Tree(ExtendedAttributes):
         if handle is None:
             raise PosixError(errno.EBADF)
         for node in list(handle.node.children.values()):
-            if isinstance(node, FileNode) and node.writer is not None and node.writer.dirty:
+            if not isinstance(node, FileNode) or node.writer is None or node.writer.given_up:
+                continue
+            if node.writer.dirty:
                 await node.writer.fsync()
         await self.attributes.store_pending(handle.node)
         await self.changes.deletes.flush()
@@ -565,12 +570,21 @@ class Tree(ExtendedAttributes):
 
     # -- the end
 
+    @property
+    def open_files(self) -> int:
+        """Descriptions of files that programs have open, or that the kernel has not released yet."""
+        return len(self._handles)
+
     def dirty_writers(self) -> list[Writer]:
-        """Files with something that the bucket does not have."""
+        """Files with something that the bucket does not have, and that nobody was told to be lost."""
         return [
             n.writer
             for n in self.ctx.inodes.all()
-            if isinstance(n, FileNode) and n.writer is not None and n.writer.dirty and not n.detached
+            if isinstance(n, FileNode)
+            and n.writer is not None
+            and n.writer.dirty
+            and not n.writer.given_up
+            and not n.detached
         ]
 
     async def flush_all(self) -> list[str]:

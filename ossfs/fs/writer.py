@@ -313,6 +313,7 @@ class Writer(OtherVersions):
         """
         if not self.unfinished:
             return
+        self._check_not_forsaken()
         self.sender.paused = True
         try:
             await self.sender.drain()
@@ -329,7 +330,7 @@ class Writer(OtherVersions):
         finally:
             self.sender.paused = False
             self.sender.account()
-        self.reported = False
+        self.reported = self.given_up = False
         path = self.node.path()
         if path in self.ctx.failed:
             self.ctx.failed.remove(path)
@@ -479,6 +480,7 @@ class Writer(OtherVersions):
         writer ends in failure, or by the next mount if this one dies.
         """
         node = self.node
+        self._check_not_forsaken()
         if node.hidden_key is None:
             try:
                 upload = await self.sender.ensure_upload()
@@ -513,6 +515,7 @@ class Writer(OtherVersions):
         async with self.lock:
             if self.ended:
                 return
+            self.show_no_more()
             await self.sender.abort()
             if self.node.detached:
                 await self.rescue.finished()  # nothing is to come back under the name
@@ -557,8 +560,22 @@ class Writer(OtherVersions):
     def forsake(self) -> None:
         """A failure was reported; who opens the file now starts from the bucket."""
         self.ctx.unborn.discard(self.node)
+        self.show_no_more()
         if self.node.writer is self:
             self.node.writer = None
+
+    def _check_not_forsaken(self) -> None:
+        if self.node.writer is not self and not self.ended:
+            raise PosixError(errno.EIO, f"{self.node.name}: given up after a failure", level=logging.WARNING)
+
+    def show_no_more(self) -> None:
+        """These bytes will not get into the bucket.
+
+        Who has the file open may have read some of them, if only from the kernel's pages: the bucket's
+        version must not follow them under the same descriptor.
+        """
+        if self.data_dirty or self.rescue.active:
+            self.node.given_up = True
 
     def _end(self) -> None:
         if not self.ended:
@@ -611,7 +628,7 @@ class Writer(OtherVersions):
         async def later() -> None:
             await trio.sleep(LAZY_FLUSH)
             self._timer_armed = False
-            if self.unfinished:
+            if self.unfinished and not self.reported:
                 await self._commit()
 
         self.ctx.jobs.start(later)

@@ -263,7 +263,7 @@ class _Play:
 
         def quiet() -> bool:
             status = self.scene.mount.status()
-            return not status["memory_used"] and not status.get("pending") and not status.get("files_open")
+            return not any(status[gauge] for gauge in ("memory_used", "files_pending", "files_open"))
 
         # Clean pages and blocks are given back when the files are forgotten.
         Path("/proc/sys/vm/drop_caches").write_text("2")

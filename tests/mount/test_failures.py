@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 from collections.abc import Callable
@@ -90,6 +91,62 @@ def test_cp_of_a_small_file_fails_too(mount: Mount, service: Service, tmp_path: 
     assert (mount.path / "small-target").read_bytes() == OLD
     run("cp", tmp_path / "small", mount.path / "small-target")
     assert service.read("small-target") == b"new"
+
+
+def test_a_reader_beside_a_failed_write_gets_no_mixture(mount: Mount, service: Service) -> None:
+    """The kernel's pages hold what was written; the bytes from before must not come after them."""
+    path = mount.path / "beside"
+    service.write("beside", OLD)
+    written = NEW[:50_000]
+    reader = os.open(path, os.O_RDONLY)
+    writer = os.open(path, os.O_RDWR)
+    try:
+        assert os.pread(reader, 4096, 90_000) == OLD[90_000:94_096]
+        os.pwrite(writer, written, 0)
+        assert os.pread(reader, 4096, 0) == written[:4096]
+        service.faults({"op": "Put", "key": "beside", "action": "status", "status": 403, "count": -1})
+        with pytest.raises(PermissionError):
+            os.fsync(writer)
+        assert path.read_bytes() == OLD, "a new open has what the bucket has"
+        assert os.pread(writer, 60_000, 0) == written + OLD[50_000:60_000]
+    finally:
+        with pytest.raises(PermissionError):
+            os.close(writer)
+
+    def refused() -> bool:
+        # Whether the pages are still there is the kernel's matter.
+        os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            assert os.pread(reader, 4096, 0) == written[:4096]
+        except OSError as error:
+            assert error.errno in (errno.ESTALE, errno.EIO)
+            return True
+        return False
+
+    wait_for(refused, "the reader to be told")
+    os.close(reader)
+    service.faults()
+    assert path.read_bytes() == OLD == service.read("beside")
+
+
+def test_mapped_pages_after_a_failed_fsync(mount: Mount, service: Service) -> None:
+    """Who mapped the file keeps its own pages; who opens it has the bucket's."""
+    path = mount.path / "mapped"
+    service.write("mapped", OLD)
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, len(OLD)) as pages:
+        pages[:8192] = NEW[:8192]
+        service.faults({"op": "Put", "key": "mapped", "action": "status", "status": 403, "count": -1})
+        with pytest.raises(PermissionError):
+            pages.flush()  # msync(2), which the kernel ends with an fsync
+        assert path.read_bytes() == OLD
+        assert pages[:8192] == NEW[:8192]
+        assert pages[8192:] == OLD[8192:]
+        with pytest.raises(PermissionError):
+            os.close(fd)
+    service.faults()
+    wait_for(lambda: not mount.status()["files_open"], "the end of the mapping")
+    assert path.read_bytes() == OLD == service.read("mapped")
 
 
 def test_an_edit_that_fails_leaves_the_old_object(mount: Mount, service: Service) -> None:
