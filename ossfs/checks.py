@@ -37,6 +37,7 @@ from ossfs.fs.names import showable
 from ossfs.mountpoint import FSTYPE, check_fuse, check_mountpoint, is_dead, mount_at, resolve_mountpoint
 from ossfs.preflight import format_duration, reason
 from ossfs.store.base import BucketInfo, ObjectHeaders, ObjectStore
+from ossfs.updatedb import advice
 
 Outcome: TypeAlias = Literal["ok", "note", "FAILED"]
 
@@ -89,6 +90,10 @@ def check_machine(config: MountConfig, mountpoint: str | None) -> list[Finding]:
                 findings.append(_failed("allow_other", str(error)))
     if mountpoint is not None:
         findings.append(_mountpoint(config, mountpoint))
+        crawl = advice(resolve_mountpoint(mountpoint), allow_other=config.allow_other)
+        if crawl:
+            found, _, fix = crawl.partition("; ")
+            findings.append(Finding("updatedb", "note", found, fix))
     return findings
 
 

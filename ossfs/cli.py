@@ -103,12 +103,21 @@ def mount(
     place = places.check_mountpoint(config.mountpoint, config.nonempty)
     config = config.model_copy(update={"mountpoint": place})
     _await_turn(config)
+    _warn_of_updatedb(config)
     if foreground:
         return _serve_mount(config, lambda: None, credentials)
 
     from ossfs.daemon import run_in_background
 
     return run_in_background(lambda ready: _serve_mount(config, ready, credentials), log_place=log_place)
+
+
+def _warn_of_updatedb(config: MountConfig) -> None:
+    from ossfs.updatedb import advice
+
+    line = advice(config.mountpoint, allow_other=config.allow_other)
+    if line:
+        _complain(f"warning: {line}")
 
 
 def _serve_mount(config: MountConfig, ready: Callable[[], None], credentials: CredentialsProvider) -> int:

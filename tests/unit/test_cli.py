@@ -438,3 +438,26 @@ def test_umount_imports_nothing_large(tmp_path: Path) -> None:
 
 def test_user_errors_are_found() -> None:
     assert issubclass(MountBusy, UserError)
+
+
+def test_mount_warns_of_updatedb(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ossfs import updatedb
+
+    asked = []
+
+    def advice(mountpoint: str, *, allow_other: bool) -> str:
+        asked.append((mountpoint, allow_other))
+        return "updatedb will"
+
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
+    monkeypatch.setattr(mountpoint, "check_fuse", lambda allow_other: None)
+    monkeypatch.setattr(updatedb, "advice", advice)
+    monkeypatch.setattr(cli, "_serve_mount", lambda *arguments: 0)
+    (tmp_path / "m").mkdir()
+    options = f"region=cn-x,allow_other,log_file={tmp_path}/log"
+    assert cli.run(["mount", "-f", "bucket", str(tmp_path / "m"), "-o", options]) == 0
+    assert capsys.readouterr().err == "ossfs: warning: updatedb will\n"
+    assert asked == [(str(tmp_path / "m"), True)]
