@@ -11,7 +11,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?= /
 
 .PHONY: help setup packages install uninstall demo test coverage check format man bench bench-peers campaign soak \
-	acceptance audit clean
+	acceptance fuzz audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo 'make soak       an hour of mixed load, then each file compared (ARGS="--minutes 5 --plot soak.svg")'
 	@echo 'make acceptance   other programs on a mount: docker-registry, restic, borg (installs them)'
 	@echo 'make man        man/ossfs.8 anew, after a change of commands or options'
+	@echo 'make fuzz       a coverage-guided fuzzer on all that comes from outside (ARGS="--seconds 600 answer request")'
 	@echo 'make clean      remove .venv and what tools left'
 
 setup: packages $(STAMP)
@@ -101,6 +102,10 @@ check: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit -q -c pyproject.toml -r ossfs scripts
+
+fuzz: setup
+	@$(PIP) install -q -e '.[fuzz]'
+	$(PY) -m tests.fuzz $(ARGS)
 
 # Strict: a package of which the service knows nothing is a failure, not a "no known vulnerabilities".
 audit: setup

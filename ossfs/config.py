@@ -61,6 +61,7 @@ from ossfs.values import (
     parse_text,
     parse_traffic,
     seconds_between,
+    show,
     size_between,
     spelt_as,
     whole,
@@ -265,7 +266,7 @@ class MountConfig(BaseSettings):
             return data  # said by the field's own check
         if prefix and root and prefix != root:
             raise ConfigError(
-                f"SOURCE names the prefix {_show(prefix)} and root_directory another one, {_show(root)}; "
+                f"SOURCE names the prefix {show(prefix)} and root_directory another one, {show(root)}; "
                 "accepted: one of them, or both the same"
             )
         return {**data, "prefix": prefix or root}
@@ -274,7 +275,7 @@ class MountConfig(BaseSettings):
     def _consistent(self) -> Self:
         if not _BUCKET.fullmatch(self.bucket):
             raise ConfigError(
-                f"{_show(self.bucket)} is no bucket name; accepted: 3 to 63 lower-case letters, digits and "
+                f"{show(self.bucket)} is no bucket name; accepted: 3 to 63 lower-case letters, digits and "
                 "hyphens, beginning and ending with a letter or digit"
             )
         if self.ignore_attrs and self.attrs != "list":
@@ -305,19 +306,19 @@ class MountConfig(BaseSettings):
         said = self.model_fields_set
         if "secure" in said and parts.scheme != ("https" if self.secure else "http"):
             raise ConfigError(
-                f"secure={str(self.secure).lower()} contradicts endpoint={_show(self.endpoint)}; "
+                f"secure={str(self.secure).lower()} contradicts endpoint={show(self.endpoint)}; "
                 "accepted: an endpoint of that scheme, or one without a scheme"
             )
         host = parts.hostname or ""
         if host.startswith(self.bucket + ".oss"):
             raise ConfigError(
-                f"endpoint={_show(self.endpoint)} begins with the bucket's name; accepted: "
+                f"endpoint={show(self.endpoint)} begins with the bucket's name; accepted: "
                 f"the endpoint alone, {host.removeprefix(self.bucket + '.')}"
             )
         public = _PUBLIC_HOST.fullmatch(host)
         if public and self.internal and not public[2]:
             raise ConfigError(
-                f"internal=true contradicts endpoint={_show(self.endpoint)}; accepted: internal=true with "
+                f"internal=true contradicts endpoint={show(self.endpoint)}; accepted: internal=true with "
                 f"region and no endpoint, or endpoint=oss-{public[1]}-internal.aliyuncs.com"
             )
         return self
@@ -419,23 +420,23 @@ def parse_source(source: str) -> tuple[str, str]:
     scheme, mark, rest = source.partition("://")
     if mark:
         if scheme.lower() != "oss":
-            raise ConfigError(f"SOURCE {_show(source)} is of another scheme; {accepted}")
+            raise ConfigError(f"SOURCE {show(source)} is of another scheme; {accepted}")
         bucket, _, prefix = rest.partition("/")
     else:
         bucket, colon, prefix = source.partition(":")
         if colon and prefix and not prefix.startswith("/"):
-            raise ConfigError(f"SOURCE {_show(source)} has no slash after the colon; {accepted}")
+            raise ConfigError(f"SOURCE {show(source)} has no slash after the colon; {accepted}")
     if not bucket:
-        raise ConfigError(f"SOURCE {_show(source)} names no bucket; {accepted}")
+        raise ConfigError(f"SOURCE {show(source)} names no bucket; {accepted}")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigError(
-            f"SOURCE {_show(source)}: {_show(bucket)} is no bucket name (3 to 63 lower-case letters, digits "
+            f"SOURCE {show(source)}: {show(bucket)} is no bucket name (3 to 63 lower-case letters, digits "
             f"and hyphens); {accepted}"
         )
     try:
         return bucket, normalise_prefix(prefix)
     except ValueError as error:
-        raise ConfigError(f"SOURCE {_show(source)}: the prefix {error}") from None
+        raise ConfigError(f"SOURCE {show(source)}: the prefix {error}") from None
 
 
 def split_options(text: str) -> list[str]:
@@ -462,12 +463,12 @@ OPTIONS_HINT: Final = "`ossfs mount --help` lists what is accepted"
 def _check_name(name: str, where: str) -> None:
     """Refuse what is no option, by name only: its value may be somebody's secret."""
     if re.sub(r"[^a-z]", "", name.lower()) in _CREDENTIAL_WORDS:
-        raise ConfigError(f"{where}: {_show(name)} is not accepted; {CREDENTIALS_HINT}")
+        raise ConfigError(f"{where}: {show(name)} is not accepted; {CREDENTIALS_HINT}")
     names = option_names()
     if name not in names:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"{where}: unknown option {_show(name)}; {hint}{OPTIONS_HINT}")
+        raise ConfigError(f"{where}: unknown option {show(name)}; {hint}{OPTIONS_HINT}")
 
 
 def is_known(piece: str) -> bool:
@@ -516,21 +517,22 @@ def read_file(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             values = tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"config file {_show(path)} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"config file {show(path)} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"config file {_show(path)} is not UTF-8; accepted: TOML, which is UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"config file {_show(path)} is no TOML: {_show(str(error), 200)}") from None
+        raise ConfigError(f"config file {show(path)} is not UTF-8; accepted: TOML, which is UTF-8") from None
+    except RecursionError:
+        raise ConfigError(f"config file {show(path)} is nested too deeply; accepted: name = value") from None
+    except ValueError as error:  # its own, and what Python says of numbers of thousands of digits
+        raise ConfigError(f"config file {show(path)} is no TOML: {show(str(error), 200)}") from None
     for name, value in values.items():
-        _check_name(name, f"config file {_show(path)}")
+        _check_name(name, f"config file {show(path)}")
         if name == "config":
             raise ConfigError(
-                f"config file {_show(path)}: config cannot be in a config file; accepted: -o config=FILE"
+                f"config file {show(path)}: config cannot be in a config file; accepted: -o config=FILE"
             )
         if isinstance(value, dict | list):
             raise ConfigError(
-                f"config file {_show(path)}: {name} is a table or list; "
-                f"accepted: one value, {_describe(name)}"
+                f"config file {show(path)}: {name} is a table or list; accepted: one value, {_describe(name)}"
             )
         if name in _PATHS and isinstance(value, str) and value:
             values[name] = os.path.join(os.path.dirname(path), os.path.expanduser(value))
@@ -560,14 +562,6 @@ def _check_environment() -> None:
             )
 
 
-def _show(value: object, limit: int = 80) -> str:
-    """A value as one printable line."""
-    text = str(value)
-    if not text or not text.isprintable():
-        text = repr(text)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
 def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> MountConfig:
     """The configuration of `ossfs mount SOURCE MOUNTPOINT -o ARGUMENT...`, or a ConfigError of one line."""
     bucket, prefix = parse_source(source)
@@ -579,10 +573,10 @@ def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> 
         if "config" in options:
             options["config"] = parse_path(options["config"])
     except ValueError as error:
-        raise ConfigError(f"-o config={_show(options['config'])} {error}") from None
+        raise ConfigError(f"-o config={show(options['config'])} {error}") from None
     path = options.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
     from_file = read_file(parse_path(path)) if path else {}
-    origins = {name: f"config file {_show(path)}" for name in from_file}
+    origins = {name: f"config file {show(path)}" for name in from_file}
     origins |= {
         name: f"environment variable {ENV_PREFIX}{name.upper()}"
         for name in option_names()
@@ -633,7 +627,7 @@ def _first_problem(error: ValidationError, origins: Mapping[str, str]) -> str:
     cause = problem.get("ctx", {}).get("error")
     what = str(cause) if cause is not None else f"is not accepted; accepted: {_describe(name)}"
     value = problem.get("input")
-    text = _show(value.lower() if isinstance(value, str) and value in ("True", "False") else value)
+    text = show(value.lower() if isinstance(value, str) and value in ("True", "False") else value)
     where = origins.get(name, "")
     if name == "endpoint" and "@" in text:
         text = "..."  # it may hold a secret

@@ -25,8 +25,10 @@ DEFAULT_CACHE: Final = 10 * GIB
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_SECONDS = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_HOST = re.compile(r"[a-z0-9_.:-]+")
+"""A name, or an address of either kind; urlsplit has taken brackets away."""
 REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 
 CREDENTIALS_HINT: Final = (
@@ -163,7 +165,7 @@ def seconds_between(least: float, most: float) -> Callable[[float], float]:
 def whole(least: int, most: int) -> Callable[[object], int]:
     def parse(value: object) -> int:
         text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+        if not (text.isascii() and text.isdigit() and len(text) < 10) or not least <= int(text) <= most:
             raise ValueError(f"is not accepted; accepted: a whole number from {least} to {most}")
         return int(text)
 
@@ -184,7 +186,7 @@ def parse_id(look_up: Callable[[str], int], what: str) -> Callable[[object], int
     def parse(value: object) -> int:
         text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
         if text.isascii() and text.isdigit():
-            if int(text) >= 2**32 - 1:
+            if len(text) > 10 or int(text) >= 2**32 - 1:
                 raise ValueError(f"is too large; accepted: the number or the name of a {what}")
             return int(text)
         try:
@@ -268,7 +270,9 @@ def parse_endpoint(value: object) -> str:
             and parts.path in ("", "/")
             and not (parts.query or parts.fragment)
             and (parts.port is None or parts.port > 0)
-            and not re.search(r"[\s\\\x00-\x1f]", text)
+            and _HOST.fullmatch(parts.hostname or "")
+            and text.isprintable()  # urlsplit passes over line breaks
+            and " " not in text
         )
     except ValueError:  # a port that is no number
         good = False
@@ -277,7 +281,8 @@ def parse_endpoint(value: object) -> str:
             raise ValueError(f"holds credentials, which an endpoint must not; {CREDENTIALS_HINT}")
     if not good:
         raise ValueError("is no endpoint; accepted: a host or URL as in https://oss-cn-hangzhou.aliyuncs.com")
-    return text.rstrip("/")
+    scheme, mark, rest = text.rstrip("/").rpartition("://")
+    return scheme.lower() + mark + rest
 
 
 def normalise_prefix(text: str) -> str:
@@ -323,3 +328,11 @@ def default_state_dir() -> str:
     if not base.startswith("/"):
         base = os.path.expanduser("~/.local/state")
     return os.path.join(base, "ossfs")
+
+
+def show(value: object, limit: int = 80) -> str:
+    """A value, wherever it came from, as one printable line for a message."""
+    text = str(value)
+    if not text or not text.isprintable():
+        text = repr(text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

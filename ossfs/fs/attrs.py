@@ -198,7 +198,7 @@ def decode(info: ObjectInfo, defaults: Defaults, *, directory: bool = False) -> 
         kind = stat.S_IFDIR
     elif kind in (0, stat.S_IFDIR) or kind not in _KINDS:
         kind = stat.S_IFREG
-    if info.object_type == "Symlink":
+    if info.object_type == "Symlink" and not directory:
         kind = stat.S_IFREG  # shown as what it points to, unless the tree decides otherwise
     header_target = None
     if "symlink-target" in meta and info.size == 0:

@@ -186,7 +186,7 @@ class Authenticator:
                 "Query string authentication requires the Signature, Expires and OSSAccessKeyId parameters.",
             )
         expires = query["Expires"]
-        if not (expires.isascii() and expires.isdigit()):
+        if not (expires.isascii() and expires.isdigit() and len(expires) < 19):
             raise OssError("AccessDenied", "Invalid date (should be seconds since epoch).")
         if int(expires) < self._clock.now():
             raise OssError(
@@ -255,7 +255,8 @@ class Authenticator:
                 "Invalid signature version.", "x-oss-signature-version", query["x-oss-signature-version"]
             )
         expires, date = query["x-oss-expires"], query["x-oss-date"]
-        if not (expires.isascii() and expires.isdigit() and 1 <= int(expires[:10]) <= MAX_EXPIRES):
+        digits = expires.isascii() and expires.isdigit() and len(expires) < 19
+        if not digits or not 1 <= int(expires) <= MAX_EXPIRES:
             raise invalid_argument("Invalid expires.", "x-oss-expires", expires, "0002-00000232")
         seconds = parse_basic_date(date)
         if seconds is None:

@@ -18,6 +18,7 @@ from typing import Final
 from ossfs import errors
 from ossfs.errors import ServerFault, StoreError
 from ossfs.store.base import ObjectHeaders, ObjectInfo, PutResult
+from ossfs.store.connection import natural
 from ossfs.store.listing import parse_xml
 
 _WRONG_ENDPOINT_EC: Final = "0003-00001403"
@@ -134,13 +135,15 @@ def http_date(text: str) -> int:
     """An RFC 1123 date as unix seconds; 0 when it is none."""
     try:
         return int(parsedate_to_datetime(text).timestamp())
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0
 
 
 def _number(headers: dict[str, str], name: str) -> int | None:
+    """A header of up to 64 bits; None for all else."""
     value = headers.get(name, "")
-    return int(value) if value.isascii() and value.isdigit() else None
+    number = int(value) if value.isascii() and value.isdigit() and len(value) <= 20 else -1
+    return number if 0 <= number < 1 << 64 else None
 
 
 def crc_of(headers: dict[str, str]) -> int | None:
@@ -208,13 +211,13 @@ def content_range(headers: dict[str, str]) -> tuple[int, int, int]:
     Raises ServerFault for anything else than `bytes a-b/n`.
     """
     text = headers.get("content-range", "")
-    try:
-        unit, _, rest = text.partition(" ")
-        span, _, size = rest.partition("/")
-        first, _, last = span.partition("-")
-        start, end, whole = int(first), int(last) + 1, int(size)
-    except ValueError:
-        raise ServerFault(f"Content-Range is {text[:60]!r}") from None
+    unit, _, rest = text.partition(" ")
+    span, _, size = rest.partition("/")
+    first, _, last = span.partition("-")
+    start, end, whole = natural(first), natural(last), natural(size)
+    if start is None or end is None or whole is None:
+        raise ServerFault(f"Content-Range is {text[:60]!r}")
+    end += 1
     if unit != "bytes" or not 0 <= start < end <= whole:
         raise ServerFault(f"Content-Range is {text[:60]!r}")
     return start, end, whole

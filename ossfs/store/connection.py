@@ -28,6 +28,9 @@ from ossfs.store.attempt import Attempt
 
 _HEAD_BUFFER: Final = 16 * 1024
 _MAX_HEAD: Final = 64 * 1024
+_MAX_INTERIM: Final = 100
+"""Answers of status 1xx before the one that counts; RFC 9110 has no limit, a server without end needs one."""
+_MAX_TRAILERS: Final = 100
 _IOV_MAX: Final = 1000
 """Buffers in one sendmsg; the kernel's limit is 1024."""
 _PIECE: Final = 256 * 1024
@@ -265,13 +268,14 @@ class Connection:
 
     def read_head(self, method: str, watch: Watch) -> Head:
         """The next final answer's head; raises Closed, ConnectionLost, ServerFault."""
-        while True:
+        for _ in range(_MAX_INTERIM):
             end = self._find_head(watch)
             text = str(self._view[self._pos : end], "utf-8", "surrogateescape")
             self._pos = end + 4
             head = parse_head(text, method)
             if head.status >= 200:
                 return head
+        raise ServerFault("one interim answer after the other came")
 
     def _find_head(self, watch: Watch) -> int:
         if self._pos == self._have:
@@ -397,9 +401,10 @@ class Connection:
             except ValueError:
                 raise ServerFault("the chunked body is malformed") from None
             if size == 0:
-                while self._read_line(watch):
-                    pass  # trailers
-                return bytes(body)
+                for _ in range(_MAX_TRAILERS):
+                    if not self._read_line(watch):
+                        return bytes(body)
+                raise ServerFault("the chunked body has too many trailers")
             if size < 0 or len(body) + size > _MAX_SMALL_BODY:
                 raise ServerFault("the chunked body is too long")
             chunk = bytearray(size)
@@ -446,13 +451,22 @@ def _joined(head: bytes, body: Sequence[memoryview]) -> list[bytes | memoryview]
     return result
 
 
+def natural(text: str) -> int | None:
+    """A size or count as the service writes it: digits, less than 2**63.  None for all else."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 19):
+        return None
+    number = int(text)
+    return number if number < 1 << 63 else None
+
+
 def parse_head(text: str, method: str) -> Head:
     """Status line and headers, without the empty line.  Raises ServerFault for what is not HTTP/1.x."""
     lines = text.split("\r\n")
     start = lines[0]
-    if not start.startswith("HTTP/1.") or len(start) < 12 or not start[9:12].isdigit():
+    code = start[9:12]
+    if not start.startswith("HTTP/1.") or len(code) < 3 or not (code.isascii() and code.isdigit()):
         raise ServerFault(f"the answer is not HTTP: {start[:40]!r}")
-    status = int(start[9:12])
+    status = int(code)
     headers: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
@@ -472,9 +486,9 @@ def parse_head(text: str, method: str) -> Head:
         length = None
     elif "content-length" in headers:
         number = headers["content-length"]
-        if not (number.isascii() and number.isdigit()):
+        length = natural(number)
+        if length is None:
             raise ServerFault(f"Content-Length is {number[:40]!r}")
-        length = int(number)
     else:
         length = None
         keep_alive = False

@@ -20,6 +20,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser  #
 
 from ossfs.errors import ServerFault
 from ossfs.store.base import ListedObject, ListPage, UploadInfo
+from ossfs.store.connection import natural
 
 
 class _Guard(TreeBuilder):
@@ -94,10 +95,9 @@ def parse_listing(data: bytes, server_date: int) -> ListPage:
             if key is None:
                 undecodable += 1
                 continue
-            try:
-                size = int(text("Size", ""))
-            except ValueError:
-                raise ServerFault("a size in the listing is malformed") from None
+            size = natural(text("Size", ""))
+            if size is None:
+                raise ServerFault("a size in the listing is malformed")
             add(
                 ListedObject(
                     key,

@@ -58,7 +58,7 @@ from ossfs.store.base import (
     UploadInfo,
 )
 from ossfs.store.checksum import Crc64, crc64
-from ossfs.store.connection import Head
+from ossfs.store.connection import Head, natural
 from ossfs.store.credentials import CredentialsProvider, make_auth
 from ossfs.store.listing import parse_deleted, parse_listing, parse_time, parse_uploads, parse_xml
 from ossfs.store.request import (
@@ -247,10 +247,11 @@ class OssStore:
         check_key(key, "HeadObject")
 
         def finish(response: Response) -> ObjectInfo:
-            length = response.headers.get("content-length", "")
-            if not (length.isascii() and length.isdigit()):
-                raise ServerFault(f"Content-Length is {length[:40]!r}")
-            return object_info(key, response.headers, int(length))
+            said = response.headers.get("content-length", "")
+            length = natural(said)
+            if length is None:
+                raise ServerFault(f"Content-Length is {said[:40]!r}")
+            return object_info(key, response.headers, length)
 
         headers = {"If-Match": f'"{etag}"'} if etag is not None else None
         return await self._run("HeadObject", "HEAD", key, finish, headers=headers, read=True)
@@ -302,7 +303,7 @@ class OssStore:
         def finish(response: Response) -> str:
             target = response.headers.get("x-oss-symlink-target", "")
             try:
-                return unquote_to_bytes(target).decode()
+                return unquote_to_bytes(target.encode("utf-8", "surrogateescape")).decode()
             except UnicodeDecodeError:
                 raise InvalidRequest("the target of the symlink is not UTF-8") from None
 
@@ -350,10 +351,13 @@ class OssStore:
     async def bucket_stat(self) -> BucketStat:
         def finish(response: Response) -> BucketStat:
             root = parse_xml(response.read())
-            try:
-                return BucketStat(int(root.findtext("Storage", "0")), int(root.findtext("ObjectCount", "0")))
-            except ValueError:
-                raise ServerFault("a number of the answer is malformed") from None
+            storage, count = (
+                natural(root.findtext("Storage", "0")),
+                natural(root.findtext("ObjectCount", "0")),
+            )
+            if storage is None or count is None:
+                raise ServerFault("a number of the answer is malformed")
+            return BucketStat(storage, count)
 
         return await self._run("GetBucketStat", "GET", "", finish, params={"stat": ""}, read=True)
 

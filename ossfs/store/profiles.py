@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ossfs.errors import ConfigError
+from ossfs.values import show
 
 _MODES: Final = {
     "": "AK",
@@ -98,7 +99,7 @@ def _profile(path: str, name: str, given: Mapping[str, Any]) -> Profile:
     mode = _MODES.get(plain(word))
     if mode is None:
         raise ConfigError(
-            f"profile {name} has the mode {word[:40]!r}; accepted: AK, StsToken, RamRoleArn, "
+            f"profile {show(name)} has the mode {word[:40]!r}; accepted: AK, StsToken, RamRoleArn, "
             "ChainableRamRoleArn, EcsRamRole, OIDC, CloudSSO, OAuth, External, CredentialsURI"
         )
     if mode == "AK" and fields.get("sts_token"):
@@ -160,7 +161,7 @@ def read_aliyun(path: str, name: str | None) -> tuple[Profile, Mapping[str, Prof
         document = json.loads(_read(path))
         listed = [entry for entry in document["profiles"] if isinstance(entry["name"], str)]
         current = name or document.get("current") or "default"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError("is not a configuration of the aliyun command") from None
     wanted = [entry for entry in listed if entry["name"] == current]
     if not wanted:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import socket
@@ -27,6 +28,7 @@ from ossfs.errors import ConfigError
 from ossfs.logs import redact
 from ossfs.store.credentials import Credentials
 from ossfs.store.profiles import Profile, plain
+from ossfs.values import show
 
 METADATA_HOST: Final = "100.100.100.200"
 """The address at which an ECS instance finds its metadata (documentation, "Instance metadata")."""
@@ -66,25 +68,56 @@ def _library() -> Any:
     return provider
 
 
-def _from_library(make: Callable[[Any], Any]) -> Credentials:
-    """What the provider that *make* makes answers.  Whatever goes wrong is a ConfigError without secrets."""
+def _refusals() -> type[Exception]:
+    """The error of the package for an answer that it does not like."""
+    from alibabacloud_credentials.exceptions import CredentialException
+
+    refusal: type[Exception] = CredentialException
+    return refusal
+
+
+def _reason(error: Exception) -> str:
+    """What a library said, as a part of one line."""
+    why = " ".join(redact(str(error)).split())
+    return show(why, 200) if why else type(error).__name__
+
+
+def _from_library(make: Callable[[Any], Any], *, unquoted: bool = False) -> Credentials:
+    """What the provider that *make* makes answers.  Whatever goes wrong is a ConfigError without secrets.
+
+    unquoted: the package's errors quote the whole answer, in which nobody knows what is secret.
+    """
     library = _library()
     try:
         found = make(library).get_credentials()
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001  the package raises what its HTTP library does, and more
-        why = " ".join(redact(str(error)).split())[:200]
-        raise ConfigError(why or type(error).__name__) from None
-    if found is None or not found.get_access_key_id() or not found.get_access_key_secret():
+        if unquoted and isinstance(error, _refusals()):
+            raise ConfigError("the answer holds no credentials") from None
+        raise ConfigError(_reason(error)) from None
+    if found is None:
         raise ConfigError("the answer holds no credentials")
-    expiration = found.get_expiration()
-    return Credentials(
+    return _checked(
         found.get_access_key_id(),
         found.get_access_key_secret(),
-        found.get_security_token() or "",
-        float(expiration) if expiration else None,
+        found.get_security_token(),
+        found.get_expiration(),
     )
+
+
+def _checked(key_id: object, secret: object, token: object, expiration: object) -> Credentials:
+    """Credentials of what somebody answered, who may have put anything there."""
+    texts = (key_id, secret, token or "")
+    if not all(isinstance(text, str) for text in texts) or not key_id or not secret:
+        raise ConfigError("the answer holds no credentials")
+    try:
+        moment = float(expiration) if expiration else None  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        moment = math.nan
+    if moment is not None and not math.isfinite(moment):
+        raise ConfigError("the answer holds credentials with an expiration that is no time")
+    return Credentials(str(key_id), str(secret), str(token or ""), moment)
 
 
 @contextmanager
@@ -135,15 +168,13 @@ def ecs_url(url: str) -> Credentials:
         with _directly():
             found = EcsRamRoleCredentialsFetcher(url).fetch(retry_times=2, timeout=5)
     except Exception as error:  # noqa: BLE001  oss2 lets everything through that requests raises
-        raise ConfigError(" ".join(redact(str(error)).split())[:200]) from None
-    return Credentials(
-        found.access_key_id, found.access_key_secret, found.security_token or "", float(found.expiration)
-    )
+        raise ConfigError(_reason(error)) from None
+    return _checked(found.access_key_id, found.access_key_secret, found.security_token, found.expiration)
 
 
 def from_uri(uri: str) -> Credentials:
     """Those that a URI answers (ALIBABA_CLOUD_CREDENTIALS_URI)."""
-    return _from_library(lambda library: library.URLCredentialsProvider(uri=uri))
+    return _from_library(lambda library: library.URLCredentialsProvider(uri=uri), unquoted=True)
 
 
 def from_oidc(
@@ -221,35 +252,35 @@ def from_process(command: str) -> Credentials:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"{words[0]} did not end within {PROCESS_SECONDS:.0f} seconds") from None
+        raise ConfigError(f"{show(words[0])} did not end within {PROCESS_SECONDS:.0f} seconds") from None
     except OSError as error:
-        raise ConfigError(f"{words[0]} cannot be run: {error.strerror}") from None
+        raise ConfigError(f"{show(words[0])} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
         # Neither output is quoted: nobody knows what such a program prints when it fails.
-        raise ConfigError(f"{words[0]} ended with exit status {done.returncode}")
+        raise ConfigError(f"{show(words[0])} ended with exit status {done.returncode}")
     try:
         document = json.loads(done.stdout[:_MAX_OUTPUT])
         given = {plain(name): value for name, value in document.items()}
-    except (ValueError, AttributeError):
-        raise ConfigError(f"{words[0]} printed no JSON object") from None
+    except (ValueError, AttributeError, RecursionError):
+        raise ConfigError(f"{show(words[0])} printed no JSON object") from None
     key_id, secret = given.get("accesskeyid"), given.get("accesskeysecret")
     token = given.get("securitytoken") or given.get("ststoken") or ""
     if not (isinstance(key_id, str) and key_id and isinstance(secret, str) and secret):
-        raise ConfigError(f"{words[0]} printed no AccessKeyId and AccessKeySecret")
+        raise ConfigError(f"{show(words[0])} printed no AccessKeyId and AccessKeySecret")
     return Credentials(key_id, secret, str(token), _moment(given.get("expiration"), words[0]))
 
 
 def _moment(text: object, program: str) -> float | None:
     if text in (None, ""):
         return None
-    if isinstance(text, int | float):
-        return float(text)
     try:
+        if isinstance(text, int | float) and math.isfinite(text):
+            return float(text)
         moment = datetime.fromisoformat(str(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise ConfigError(f"{program} printed an Expiration that is no time as in 2030-01-31T12:00:00Z")
+        raise ConfigError(f"{show(program)} printed an Expiration that is no time as in 2030-01-31T12:00:00Z")
     return moment.timestamp()
 
 
@@ -257,8 +288,8 @@ def _seconds(profile: Profile) -> int | None:
     text = profile.get("expired_seconds")
     if not text:
         return None
-    if not text.isdigit() or int(text) < 900:
-        raise ConfigError(f"profile {profile.name}: its duration is at least 900 seconds")
+    if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) < 900:
+        raise ConfigError(f"profile {show(profile.name)}: its duration is at least 900 seconds")
     return int(text)
 
 
@@ -268,7 +299,7 @@ def of_profile(profile: Profile, others: Mapping[str, Profile], depth: int = 0) 
     def need(name: str) -> str:
         value = profile.get(name)
         if not value:
-            raise ConfigError(f"profile {profile.name} ({profile.mode}) has no {name}")
+            raise ConfigError(f"profile {show(profile.name)} ({profile.mode}) has no {name}")
         return value
 
     mode = profile.mode
@@ -295,7 +326,7 @@ def of_profile(profile: Profile, others: Mapping[str, Profile], depth: int = 0) 
         else:
             source = others.get(need("source_profile"))
             if source is None or depth >= _MAX_SOURCES:
-                raise ConfigError(f"profile {profile.name}: its source_profile cannot be followed")
+                raise ConfigError(f"profile {show(profile.name)}: its source_profile cannot be followed")
             base = of_profile(source, others, depth + 1)
         return assume_role(
             base,
@@ -318,5 +349,6 @@ def of_profile(profile: Profile, others: Mapping[str, Profile], depth: int = 0) 
             )
         )
     raise ConfigError(
-        f"profile {profile.name} has mode {mode}, which holds no keys; use -o credentials=anonymous"
+        f"profile {show(profile.name)} has mode {show(mode)}, which holds no keys; "
+        "use -o credentials=anonymous"
     )
