@@ -285,7 +285,7 @@ class MountConfig(BaseSettings):
             )
         if self.kms_key_id is not None and "encrypt" in self.model_fields_set and self.encrypt != "KMS":
             raise ConfigError(
-                f"kms_key_id={_show(self.kms_key_id)} contradicts encrypt={self.encrypt or 'false'}; "
+                f"kms_key_id={show(self.kms_key_id)} contradicts encrypt={self.encrypt or 'false'}; "
                 "accepted: kms_key_id with encrypt=KMS or without encrypt"
             )
         if self.traffic_limit is not None and self.chunk_size * 8 > self.traffic_limit * 5 * self.op_timeout:
