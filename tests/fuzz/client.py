@@ -196,7 +196,7 @@ def shown_is_possible(shown: Attrs, size: int, directory: bool) -> None:
     assert (again.uid, again.gid, again.rdev) == (shown.uid, shown.gid, shown.rdev)
     assert (again.mtime_ns, again.ctime_ns) == (shown.mtime_ns, shown.ctime_ns)
     assert again.header_target == shown.header_target
-    write_headers(stored, None)
+    write_headers(stored)
 
 
 def metadata(data: bytes) -> None:
