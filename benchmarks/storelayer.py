@@ -17,8 +17,9 @@ import trio
 from benchmarks.servers import MIB, Server
 from ossfs.metrics import Metrics
 from ossfs.store.base import ObjectHeaders, ObjectStore
+from ossfs.store.calls import StoreConfig
 from ossfs.store.credentials import Credentials, StaticCredentials
-from ossfs.store.oss import StoreConfig, open_store
+from ossfs.store.oss import open_store
 
 HEADS = 1000
 SIZE = 8 * MIB

@@ -17,7 +17,7 @@ from ossfs.store.credentials import CredentialsProvider
 from ossfs.store.remote import SECRET_VARIABLES
 
 if TYPE_CHECKING:
-    from ossfs.store.oss import StoreConfig
+    from ossfs.store.calls import StoreConfig
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def find_credentials(config: MountConfig) -> CredentialsProvider:
 
 def store_config(config: MountConfig, *, call_timeout: float | None = None) -> StoreConfig:
     """What the store is told.  call_timeout: seconds for one call; op_timeout when not given."""
-    from ossfs.store.oss import StoreConfig  # not before a mount has forked: trio comes with it
+    from ossfs.store.calls import StoreConfig  # not before a mount has forked: trio comes with it
 
     return StoreConfig(
         bucket=config.bucket,

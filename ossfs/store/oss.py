@@ -1,11 +1,9 @@
-"""The object store's operations, signed and addressed by oss2, carried by our own transport.
+"""The object store's operations, and how a bucket is opened.
 
-Threading: OssStore is for the one trio thread; each call is built, signed, sent and parsed in one
-worker thread, so that the trio thread does nothing but wait.
+Threading: OssStore is for the one trio thread.
 
-oss2 gives the signatures, the URL forms (virtual host, path style for addresses) and the request
-objects, through Bucket._do; its result models, its CRC and its requests session are not used.  What
-the service answers is read in answers.py and listing.py.  This layer repeats nothing: retry.py does.
+Requests are made in calls.py; what the service answers is read in answers.py and listing.py.  This layer
+repeats nothing: retry.py does.
 """
 
 from __future__ import annotations
@@ -13,16 +11,12 @@ from __future__ import annotations
 import builtins
 import hashlib
 import logging
-import re
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, unquote_to_bytes
-
-import oss2
 
 from ossfs.errors import (
     ChecksumMismatch,
@@ -42,7 +36,7 @@ from ossfs.store.answers import (
     object_info,
     put_result,
 )
-from ossfs.store.attempt import Attempt, current_attempt
+from ossfs.store.attempt import current_attempt
 from ossfs.store.base import (
     BucketInfo,
     BucketStat,
@@ -57,9 +51,10 @@ from ossfs.store.base import (
     StoredAs,
     UploadInfo,
 )
+from ossfs.store.calls import Calls, StoreConfig
 from ossfs.store.checksum import Crc64, crc64
 from ossfs.store.connection import Head, natural
-from ossfs.store.credentials import CredentialsProvider, make_auth
+from ossfs.store.credentials import CredentialsProvider
 from ossfs.store.listing import parse_deleted, parse_listing, parse_time, parse_uploads, parse_xml
 from ossfs.store.request import (
     Receiver,
@@ -80,144 +75,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# oss2 writes the canonical request, security token included, into its debug log.
-logging.getLogger("oss2").setLevel(logging.WARNING)
-
-PAYER: Final = "x-oss-request-payer"
-REQUESTER: Final = "requester"
-LIMITED: Final = frozenset({"GetObject", "PutObject", "UploadPart"})
-"""What a traffic limit is asked for.  Copies take one, too, but their bytes use nobody's line, and a limited
-copy of some GB would answer after hours."""
-
-_ENDPOINT: Final = re.compile(r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?/?\Z")
-
-
-@dataclass(frozen=True)
-class StoreConfig:
-    """Where the bucket is and how patiently to talk to it.
-
-    endpoint: with its scheme.  region: without "oss-"; selects V4 signatures.
-    ca_file: PEM file of the authorities to trust instead of the system's.
-    requester_pays: say in each request that its sender pays for it.
-    traffic_limit: bits a second of each GetObject, PutObject and UploadPart; None for no limit.
-    Times in seconds: io_timeout is the longest silence on a connection, call_timeout the time for one
-    call with its repeats, which grows while bytes move.
-    """
-
-    bucket: str
-    endpoint: str
-    region: str | None = None
-    ca_file: str | None = None
-    requester_pays: bool = False
-    traffic_limit: int | None = None
-    max_connections: int = 64
-    connect_timeout: float = 10.0
-    io_timeout: float = 30.0
-    call_timeout: float = 60.0
-
 
 class OssStore:
     """One bucket, each call tried once."""
 
-    def __init__(
-        self,
-        config: StoreConfig,
-        credentials: CredentialsProvider,
-        metrics: Metrics,
-        workers: Workers,
-        session: Session,
-    ) -> None:
-        self._config = config
-        self._metrics = metrics
-        self._workers = workers
-        self._name = config.bucket
-        if not _ENDPOINT.match(config.endpoint):
-            raise ConfigError(
-                f"endpoint {config.endpoint} cannot be used: it is http://HOST[:PORT] or https://HOST[:PORT]"
-            )
-        try:
-            self._bucket = oss2.Bucket(
-                make_auth(credentials, config.region),
-                config.endpoint,
-                config.bucket,
-                session=session,
-                enable_crc=False,
-                region=config.region,
-                app_name="ossfs",
-                is_verify_object_strict=False,
-            )
-        except oss2.exceptions.ClientError as error:
-            raise ConfigError(
-                f"endpoint {config.endpoint} or bucket {config.bucket} cannot be used: {error.body}"
-            ) from None
-
-    async def _run(
-        self,
-        operation: str,
-        method: str,
-        key: str,
-        finish: Callable[[Response], T],
-        *,
-        params: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
-        body: Sequence[Buffer] = (),
-        receiver: Receiver | None = None,
-        once: bool = False,
-        read: bool = False,
-        patient: bool = False,
-        prepare: Callable[[], None] | None = None,
-    ) -> T:
-        """One request in one worker thread.
-
-        once: must not be sent twice blindly.  read: has no side effects, so cancelling ends it.
-        prepare: runs in the thread before anything is sent.
-        """
-        attempt = current_attempt.get()
-        if attempt is None:
-            attempt = Attempt(self._config.call_timeout)
-        exchange = Exchange(
-            operation,
-            key,
-            attempt,
-            io_timeout=self._config.io_timeout,
-            body=body,
-            into=receiver.into if receiver is not None else None,
-            on_head=receiver.on_head if receiver is not None else None,
-            on_data=receiver.on_data if receiver is not None else None,
-            fresh=once,
-            repeatable=not once,
-            patient=patient,
-        )
-
-        headers = {} if headers is None else headers  # the same one: prepare may add to it
-        if self._config.requester_pays:
-            headers[PAYER] = REQUESTER
-        if self._config.traffic_limit is not None and operation in LIMITED:
-            headers["x-oss-traffic-limit"] = str(self._config.traffic_limit)
-
-        def work() -> T:
-            if prepare is not None:
-                prepare()
-            try:
-                response = self._bucket._do(
-                    method, self._name, key, data=exchange, params=params, headers=headers
-                )
-            except UnicodeEncodeError:  # from the signer
-                raise InvalidRequest("a header's value is not text") from None
-            try:
-                return finish(response)
-            except StoreError as error:
-                error.request_id = error.request_id or response.request_id
-                raise
-
-        self._metrics.add(f"requests.{operation}")
-        try:
-            return await self._workers.run(work, exchange.cancel if read else None)
-        except StoreError as error:
-            error.operation = operation
-            error.key = key
-            self._metrics.add(f"errors.{type(error).__name__}")
-            raise
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._run = calls.run
+        self._name = calls.name
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -620,13 +485,7 @@ class OssStore:
 
     async def sign_url(self, method: str, key: str, expires: int) -> str:
         check_key(key, "SignUrl")
-
-        def sign() -> str:
-            params = {PAYER: REQUESTER} if self._config.requester_pays else None
-            url: str = self._bucket.sign_url(method, key, expires, params=params)
-            return url
-
-        return await self._workers.run(sign)  # the provider of the credentials may wait for a network
+        return await self._calls.sign_url(method, key, expires)
 
 
 def _refusal(exchange: Exchange, head: Head, body: bytes) -> StoreError:
@@ -657,7 +516,7 @@ async def open_store(
         io_timeout=config.io_timeout,
     )
     workers = Workers(config.max_connections, on_idle=session.prune)
-    store = OssStore(config, credentials, metrics, workers, session)
+    store = OssStore(Calls(config, credentials, metrics, workers, session))
 
     if context is None:
         log.info("plain http: parts of objects that are read are protected by no checksum")

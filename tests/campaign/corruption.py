@@ -22,8 +22,9 @@ import trio
 from ossfs.metrics import Metrics
 from ossfs.server import RunningServer, ServerConfig, start_server
 from ossfs.store.base import ObjectHeaders, ObjectStore
+from ossfs.store.calls import StoreConfig
 from ossfs.store.credentials import Credentials, StaticCredentials
-from ossfs.store.oss import StoreConfig, open_store
+from ossfs.store.oss import open_store
 
 FLIP = {"action": "flip", "rate": 0.33, "count": -1}
 PART = 100 * 1024

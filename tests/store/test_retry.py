@@ -34,9 +34,10 @@ from ossfs.errors import (
 from ossfs.metrics import Metrics
 from ossfs.server import RunningServer
 from ossfs.store.base import WRITE_ID, ObjectHeaders, ObjectStore
+from ossfs.store.calls import StoreConfig
 from ossfs.store.checksum import crc64
 from ossfs.store.credentials import Credentials, StaticCredentials
-from ossfs.store.oss import StoreConfig, open_store
+from ossfs.store.oss import open_store
 from ossfs.store.retry import RetryStore
 from tests.store.conftest import credentials_of
 from tests.store.scripted import Scripted, Talk, ok
