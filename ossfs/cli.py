@@ -1,4 +1,4 @@
-"""The command `ossfs`: mount, umount, serve, status.
+"""The command `ossfs`: mount, umount, cleanup, serve; commands/ has the others.
 
 Threading: the main thread of a process that has no other.  `mount` forks, so nothing here may start a
 thread, and what is large to import is imported by the command that needs it.
@@ -277,50 +277,6 @@ def progress_text(progress: UploadProgress) -> str:
     units = (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10))
     unit, size = next(((name, size) for name, size in units if total >= 2 * size), ("bytes", 1))
     return f"{text}, {progress.get('bytes_done', 0) // size} of {-(-total // size)} {unit}"
-
-
-# --------------------------------------------------------------------------------------------------
-# status
-
-
-@app.command()
-def status(
-    mountpoint: Annotated[
-        str | None, typer.Argument(metavar="MOUNTPOINT", help="one mount; all of this host otherwise")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
-) -> int:
-    """Show the mounts of this host, or what one of them is doing."""
-    import json
-
-    from ossfs.commands.mounts import all_mounts, public
-    from ossfs.control import request_status
-
-    if mountpoint is not None:
-        shown = request_status(mountpoint)
-        if as_json:
-            print(json.dumps(shown, indent=2, default=str))
-        else:
-            _print_pairs(shown)
-        return 0
-    records = all_mounts()
-    if as_json:
-        print(json.dumps([public(record) for record in records], indent=2))
-    elif not records:
-        print("no bucket is mounted")
-    for record in [] if as_json else records:
-        facts = f"{record.state}, process {record.pid}, {record.endpoint}"
-        print(f"{record.source} on {record.mountpoint} ({facts})")
-    return 0
-
-
-def _print_pairs(values: dict[str, object], indent: str = "") -> None:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            print(f"{indent}{name}:")
-            _print_pairs(value, indent + "  ")
-        else:
-            print(f"{indent}{name}: {value}")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -288,13 +288,18 @@ def request(
     record: MountRecord,
     op: str,
     on_progress: Callable[[UploadProgress], None] | None = None,
+    *,
+    timeout: float | None = None,
     **arguments: object,
 ) -> dict[str, Any]:
-    """Ask the mount of *record*; the answer, without errors: those are raised as MountError."""
+    """Ask the mount of *record*; the answer, without errors: those are raised as MountError.
+
+    timeout: seconds without a line after which it is given up as hanging; CLIENT_TIMEOUT unless told.
+    """
     where = record.mountpoint
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(CLIENT_TIMEOUT)
+            sock.settimeout(CLIENT_TIMEOUT if timeout is None else timeout)
             sock.connect(record.socket)
             sock.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
             with sock.makefile("rb") as lines:
@@ -359,10 +364,15 @@ def _find(mountpoint: str, registries: Iterable[Registry] | None) -> tuple[Regis
     raise MountError(f"{place} is not an ossfs mount")
 
 
-def request_status(mountpoint: str, registries: Iterable[Registry] | None = None) -> dict[str, object]:
-    """What the mount at *mountpoint* says of itself."""
+def request_status(mountpoint: str, registries: Iterable[Registry] | None = None) -> dict[str, Any]:
+    """What the mount at *mountpoint* says of itself: see status.py."""
     _registry, record = _find(mountpoint, registries)
-    status: dict[str, object] = request(record, "status")["status"]
+    return status_of(record)
+
+
+def status_of(record: MountRecord, timeout: float | None = None) -> dict[str, Any]:
+    """What the mount of *record* says of itself.  timeout: see request."""
+    status: dict[str, Any] = request(record, "status", timeout=timeout)["status"]
     return status
 
 

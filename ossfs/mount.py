@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 import pyfuse3
 import trio
 
-from ossfs import __version__, journal, logs, utab
+from ossfs import journal, logs, status, utab
 from ossfs.access import find_credentials, forget_secrets, keep_acl, store_config, written_as
 from ossfs.cache.attrs import AttrStore
 from ossfs.cache.blocks import BlockCache
@@ -438,22 +438,11 @@ class _Target(ControlTarget):
 
     def status(self) -> dict[str, object]:
         """See ControlTarget."""
-        config, tree = self._mount.config, self._tree
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "source": config.source,
-            "endpoint": config.endpoint_url,
-            "mountpoint": config.mountpoint,
-            "state": self._mount.registration.record.state,
-            "files_open": tree.open_files,
-            "files_pending": len(tree.dirty_writers()),
-            "memory_used": tree.ctx.budget.used,
-            "memory_peak": tree.ctx.budget.peak,
-            "memory_limit": tree.ctx.budget.limit,
-            "inodes": len(tree.ctx.inodes),
-            "counters": self._mount.metrics.snapshot(),
-        }
+        mount = self._mount
+        record = mount.registration.record
+        return status.document(
+            mount.config, self._tree, mount.metrics, state=record.state, started=record.started
+        )
 
     async def flush(self, progress: ProgressReport) -> list[str]:
         """See ControlTarget."""

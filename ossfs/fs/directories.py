@@ -133,7 +133,7 @@ class Directories:
         in_root = parent is self.ctx.inodes.root
         shown = [(n, obj) for n, obj in names.items() if showable(n, in_root=in_root)]
         if len(shown) < len(names):
-            self.ctx.metrics.add("keys_hidden", len(names) - len(shown))
+            self.ctx.metrics.count("keys_hidden", len(names) - len(shown))
         self.lookup.names.marker_seen(parent, marker, asked)
         parent.cache.merge(shown, asked, handle.token, complete=True)
         for name, known in parent.cache.entries.items():

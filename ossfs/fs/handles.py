@@ -82,9 +82,11 @@ class FileHandle:
             if version is None:
                 return b""
             if node.body is not None:
+                self._ctx.metrics.count("reads.at_once")
                 return memoryview(node.body)[offset : offset + length]
             head = node.head
             if head is not None and self._reader is None and offset + length <= len(head):
+                self._ctx.metrics.count("reads.at_once")
                 return memoryview(head)[offset : offset + length]
             if self._reader is None or self._reader.version != version:
                 self._close_reader()

@@ -182,6 +182,7 @@ class Lookup:
         elif known.obj.object_type != SYMLINK or not self.ctx.config.attrs_list:
             attrs = self.memory.get(known.obj)
         if attrs is not None:
+            self.ctx.metrics.count("attrs.hits")
             node.attrs = attrs
             node.kind = attrs.kind
             node.attrs_at = known.at
@@ -202,9 +203,10 @@ class Lookup:
                 return
             if node.object_type == SYMLINK and await self._refresh_link(node):
                 return
-            if node.attrs is None and await self._from_memory(node):
-                return
-            if node.attrs is not None and self._confirmed(node):
+            known = node.attrs is None and await self._from_memory(node)
+            known = known or (node.attrs is not None and self._confirmed(node))
+            self.ctx.metrics.count("attrs.hits" if known else "attrs.misses")
+            if known:
                 return
             if self.ctx.config.attrs_list and node.object_type != SYMLINK:
                 await self._refresh_by_listing(node)

@@ -173,9 +173,12 @@ class Reader:
         self._give_back()
         going_on = (stream.sequential or stream.beginning) and end == stream.front
         if not going_on and not self._touches(offset, end):
+            self._ctx.metrics.count("reads.waited")
             return await self._fetch_alone(offset, end)
         blocks = self._demand(stream, offset, end)
         try:
+            there = all(block.filled >= min(end, block.end) - block.start for block in blocks)
+            self._ctx.metrics.count("reads.at_once" if there else "reads.waited")
             if stream.sequential:
                 self._fetch_ahead(stream)
             for block in blocks:

@@ -160,7 +160,7 @@ class Resolver:
             elif name:
                 hidden += 1
         if hidden:
-            self.ctx.metrics.add("keys_hidden", hidden)
+            self.ctx.metrics.count("keys_hidden", hidden)
 
     async def _ask(self, parent: DirNode, name: str) -> Known | Absent:
         """HEAD `key` and LIST `key/` at the same time: the way in a large directory.

@@ -66,6 +66,11 @@ class Sender:
         """Counts parts whose request has ended."""
         self._charged = 0
 
+    @property
+    def in_flight(self) -> int:
+        """Parts that are on their way in the background."""
+        return len(self._in_flight)
+
     # -- memory
 
     def account(self) -> None:

@@ -54,7 +54,7 @@ class Guard:
 
     async def run(self, name: str, work: Callable[[], Awaitable[R]]) -> R:
         """The result of *work*, or FUSEError."""
-        self.metrics.add(name)
+        self.metrics.count(name)
         scope = trio.CancelScope(deadline=trio.current_time() + self.timeout)
         self._active.add(scope)
         try:
@@ -64,6 +64,7 @@ class Guard:
             raise pyfuse3.FUSEError(_never_enosys(error.errno)) from None
         except OssfsError as error:
             level = level_of(error)
+            self.metrics.failed(error, name)
             if log.isEnabledFor(level):
                 log.log(level, "%s: %s", name, error)
             raise pyfuse3.FUSEError(_never_enosys(errno_of(error))) from None

@@ -162,11 +162,15 @@ class Operations(pyfuse3.Operations):
     # pyfuse3 takes any contiguous buffer, and needs it only until the reply, which follows at once.
     @guarded
     async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
-        return await self.tree.read(fh, off, size)
+        data = await self.tree.read(fh, off, size)
+        self.guard.metrics.count("programs.bytes_read", len(data))
+        return data
 
     @guarded
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self.tree.write(fh, off, buf)
+        count = await self.tree.write(fh, off, buf)
+        self.guard.metrics.count("programs.bytes_written", count)
+        return count
 
     @guarded
     async def flush(self, fh: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -146,26 +147,36 @@ class Calls:
         def work() -> T:
             if prepare is not None:
                 prepare()
+            began = time.monotonic()
             try:
                 response = self._bucket._do(
                     method, self.name, key, data=exchange, params=params, headers=headers
                 )
             except UnicodeEncodeError:  # from the signer
                 raise InvalidRequest("a header's value is not text") from None
+            finally:
+                exchange.seconds = time.monotonic() - began
             try:
                 return finish(response)
             except StoreError as error:
                 error.request_id = error.request_id or response.request_id
                 raise
 
-        self._metrics.add(f"requests.{operation}")
+        metrics = self._metrics
+        metrics.count(f"requests.{operation}")
         try:
-            return await self._workers.run(work, exchange.cancel if read else None)
+            result = await self._workers.run(work, exchange.cancel if read else None)
         except StoreError as error:
             error.operation = operation
             error.key = key
-            self._metrics.add(f"errors.{type(error).__name__}")
+            metrics.count(f"errors.{type(error).__name__}")
+            metrics.failed(error)
+            if exchange.seconds is not None:
+                metrics.observe(operation, exchange.seconds, False)
             raise
+        assert exchange.seconds is not None
+        metrics.observe(operation, exchange.seconds, True)
+        return result
 
     async def sign_url(self, method: str, key: str, expires: int) -> str:
         """A URL that needs no keys, for *expires* seconds."""

@@ -158,7 +158,7 @@ class RetryStore:
                         if result is not None:
                             return result, lost
                     raise problem
-                self._metrics.add("retries")
+                self._metrics.count("retries")
                 log.log(
                     logging.WARNING if number >= _WARN_FROM else logging.DEBUG,
                     "attempt %d: %s; again in %.1f s",

@@ -115,6 +115,7 @@ class Exchange:
         "operation",
         "patient",
         "repeatable",
+        "seconds",
         "watch",
     )
 
@@ -144,6 +145,8 @@ class Exchange:
         self.fresh = fresh
         self.repeatable = repeatable
         self.patient = patient
+        self.seconds: float | None = None
+        """How long it took, once it has ended."""
         self.watch = Watch(attempt, float("inf") if patient else io_timeout)
 
     def __len__(self) -> int:

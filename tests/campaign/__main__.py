@@ -263,7 +263,8 @@ class _Play:
 
         def quiet() -> bool:
             status = self.scene.mount.status()
-            return not any(status[gauge] for gauge in ("memory_used", "files_pending", "files_open"))
+            files = status["files"]
+            return not (status["memory"]["used_bytes"] or files["pending"] or files["open"])
 
         # Clean pages and blocks are given back when the files are forgotten.
         Path("/proc/sys/vm/drop_caches").write_text("2")
