@@ -145,7 +145,7 @@ def test_mapped_pages_after_a_failed_fsync(mount: Mount, service: Service) -> No
         with pytest.raises(PermissionError):
             os.close(fd)
     service.faults()
-    wait_for(lambda: not mount.status()["files_open"], "the end of the mapping")
+    wait_for(lambda: not mount.status()["files"]["open"], "the end of the mapping")
     assert path.read_bytes() == OLD == service.read("mapped")
 
 

@@ -182,12 +182,14 @@ async def test_passed_on_without_the_context(
 async def test_open_files(
     ops: Operations, tree: FakeTree, name: str, args: tuple[object, ...], passed: tuple[object, ...]
 ) -> None:
-    tree.answers[name] = 7
+    expected = tree.answers[name] = b"answers" if name == "read" else 7
     with trio.fail_after(5):
         answer = await getattr(ops, name)(*args)
     assert tree.calls == [(name, passed, {})]
     if name in ("read", "write"):
-        assert answer == 7
+        assert answer == expected
+        counter = {"read": "programs.bytes_read", "write": "programs.bytes_written"}[name]
+        assert ops.guard.metrics.snapshot()[counter] == 7
 
 
 async def test_forget_needs_no_guard(ops: Operations, tree: FakeTree) -> None:
