@@ -147,7 +147,7 @@ class _Operation:
             if error.errno != errno.EBUSY:
                 log.error("a request at the control socket failed: %s", error)
             kind = "busy" if error.errno == errno.EBUSY else "failed"
-            self.answer = {"error": os.strerror(error.errno) if error.errno else str(error), "kind": kind}
+            self.answer = {"error": error.strerror or str(error), "kind": kind}
         except Exception as error:  # the mount must survive a request, and the asker be told
             log.exception("a request at the control socket failed")
             self.answer = {"error": f"internal error: {error!r}", "kind": "failed"}

@@ -493,7 +493,7 @@ class _Target(ControlTarget):
 
 
 def _unmount(mountpoint: str, lazily: bool) -> None:
-    """Blocking.  Raises OSError (EBUSY) when it is in use and not *lazily*.
+    """Blocking.  Raises OSError: EBUSY when it is in use and not *lazily*; `strerror` says why.
 
     For root it is the system call itself: umount(8) might call a helper that asks us to unmount.
     """
@@ -509,4 +509,7 @@ def _unmount(mountpoint: str, lazily: bool) -> None:
         command, stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     if done.returncode != 0:
-        raise OSError(errno.EBUSY, os.fsdecode(done.stderr).strip() or "fusermount3 failed")
+        said = " ".join(os.fsdecode(done.stderr).split())
+        # Its exit status is always 1, and it speaks no other language than C's.
+        code = errno.EBUSY if said.endswith(os.strerror(errno.EBUSY)) else errno.EPERM
+        raise OSError(code, said or "fusermount3 has failed, and does not say why")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,3 +56,29 @@ def test_an_unforeseen_error_is_in_the_log_whole(
 def test_before_it_is_mounted_who_waits_is_told(end: Callable[..., int]) -> None:
     with pytest.raises(ExceptionGroup):
         end(ZeroDivisionError(), mounted=False)
+
+
+@pytest.mark.parametrize(
+    "said, code, text",
+    [
+        ("fusermount3: failed to unmount /m: Device or resource busy", errno.EBUSY, ""),
+        (
+            "fusermount3: failed to open /etc/mtab: No such file or directory",
+            errno.EPERM,
+            "fusermount3: failed to open /etc/mtab: No such file or directory",
+        ),
+        ("", errno.EPERM, "fusermount3 has failed, and does not say why"),
+    ],
+)
+def test_a_user_is_told_why_fusermount3_does_not_unmount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int, text: str
+) -> None:
+    program = tmp_path / "fusermount3"
+    program.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(OSError) as caught:
+        mount._unmount("/m", False)
+    assert caught.value.errno == code
+    assert text in caught.value.strerror
