@@ -23,7 +23,7 @@ from ossfs.cli import app
 ROOT: Final = Path(__file__).parents[1]
 TEMPLATE: Final = ROOT / "man" / "ossfs.8.in"
 PAGE: Final = ROOT / "man" / "ossfs.8"
-OPTIONS: Final = ROOT / "README.md"
+OPTIONS: Final = ROOT / "docs" / "options.md"
 """The document with the table of options."""
 MINUS: Final = r"\-"
 

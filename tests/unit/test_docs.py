@@ -24,6 +24,7 @@ from scripts import manpage
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+OPERATING = ROOT / "docs" / "operating.md"
 DESIGN = ROOT / "docs" / "design.md"
 SEMANTICS = ROOT / "docs" / "semantics.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -133,7 +134,7 @@ def test_a_test_that_is_expected_to_fail_shows_nothing() -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# README.md
+# docs/options.md, docs/operating.md and README.md
 
 
 def spelt(name: str) -> str | None:
@@ -178,7 +179,7 @@ def test_commands_that_are_named_exist(document: Path) -> None:
 
 
 def test_every_command_is_described() -> None:
-    text = README.read_text()
+    text = OPERATING.read_text()
     for command in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
         assert f"`ossfs {command}" in text
 
@@ -195,19 +196,6 @@ def test_the_first_command_brings_what_the_others_need() -> None:
     commands = re.search(r"```sh\n(.*?)\n", README.read_text())
     assert commands is not None
     assert commands[1] == "apt-get install -y git make"
-
-
-def test_messages_of_the_first_mount_are_those_of_the_program() -> None:
-    """The troubleshooting table quotes; what it quotes is in the source, up to the placeholders."""
-    files = [*(ROOT / "ossfs").glob("*.py"), *(ROOT / "ossfs" / "store").glob("*.py")]
-    source = " ".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
-    table = re.search(r"\n\| message \| what to do \|\n\| [-| ]+\n((?:\|.*\n)+)", README.read_text())
-    assert table is not None
-    for row in table[1].splitlines():
-        quoted = re.match(r"\| `([^`]+)`", row)
-        assert quoted is not None, row
-        for piece in re.split(r"[A-Z]{3,}|/dev/fuse", quoted[1]):
-            assert piece.strip() in source, f"no message says: {piece}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -321,6 +309,23 @@ def test_the_manual_is_well_formed(page: Path) -> None:
 )
 def test_text_becomes_lines_of_the_manual(words: str, line: str) -> None:
     assert manpage.text(words) == line
+
+
+# --------------------------------------------------------------------------------------------------
+# Dockerfile
+
+
+def test_what_the_image_is_built_from_is_sent_to_the_builder() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    sent = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert sources == set(sent)
+    assert all((ROOT / source).exists() for source in sources)
+    # Whatever the packages are made of.
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        data = tomllib.load(file)["tool"]["setuptools"]["data-files"]
+    needed = {pattern.partition("/")[0] for patterns in data.values() for pattern in patterns}
+    assert needed | {"ossfs", "pyproject.toml", "MANIFEST.in"} <= sources
 
 
 # --------------------------------------------------------------------------------------------------
