@@ -16,8 +16,8 @@ import grp
 import os
 import pwd
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
@@ -31,8 +31,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from ossfs.errors import ConfigError
+from ossfs import tomlfile
+from ossfs.arguments import BUCKET_NAME, parse_source, split_options
+from ossfs.errors import ConfigError, Contradiction
 from ossfs.limits import DEFAULT_CHUNK_SIZE, MAX_PART_SIZE, MIN_CHUNK_SIZE
+from ossfs.tomlfile import TomlFile
 from ossfs.values import (
     ACLS,
     CREDENTIAL_SOURCES,
@@ -46,7 +49,6 @@ from ossfs.values import (
     default_state_dir,
     format_size,
     format_traffic,
-    normalise_prefix,
     one_of,
     parse_bool,
     parse_encrypt,
@@ -69,7 +71,6 @@ from ossfs.values import (
 
 ENV_PREFIX: Final = "OSSFS_"
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _PUBLIC_HOST = re.compile(r"oss-([a-z0-9-]+?)(-internal)?\.aliyuncs\.com")
 
 _CREDENTIAL_WORDS: Final = frozenset(
@@ -253,7 +254,11 @@ class MountConfig(BaseSettings):
         path = init_settings.init_kwargs.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
         if not path:
             return init_settings, environment
-        return init_settings, environment, InitSettingsSource(settings_cls, read_file(parse_path(path)))
+        return (
+            init_settings,
+            environment,
+            _file_source(settings_cls, path),
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -265,35 +270,43 @@ class MountConfig(BaseSettings):
         except ValueError:
             return data  # said by the field's own check
         if prefix and root and prefix != root:
-            raise ConfigError(
+            raise Contradiction(
                 f"SOURCE names the prefix {show(prefix)} and root_directory another one, {show(root)}; "
-                "accepted: one of them, or both the same"
+                "accepted: one of them, or both the same",
+                "root_directory",
             )
         return {**data, "prefix": prefix or root}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not _BUCKET.fullmatch(self.bucket):
+        if not BUCKET_NAME.fullmatch(self.bucket):
             raise ConfigError(
                 f"{show(self.bucket)} is no bucket name; accepted: 3 to 63 lower-case letters, digits and "
                 "hyphens, beginning and ending with a letter or digit"
             )
         if self.ignore_attrs and self.attrs != "list":
-            raise ConfigError(
+            raise Contradiction(
                 f"ignore_attrs=true contradicts attrs={self.attrs}, which stores them; accepted: "
-                "ignore_attrs with attrs=list"
+                "ignore_attrs with attrs=list",
+                "ignore_attrs",
+                "attrs",
             )
         if self.kms_key_id is not None and "encrypt" in self.model_fields_set and self.encrypt != "KMS":
-            raise ConfigError(
+            raise Contradiction(
                 f"kms_key_id={show(self.kms_key_id)} contradicts encrypt={self.encrypt or 'false'}; "
-                "accepted: kms_key_id with encrypt=KMS or without encrypt"
+                "accepted: kms_key_id with encrypt=KMS or without encrypt",
+                "kms_key_id",
+                "encrypt",
             )
         if self.traffic_limit is not None and self.chunk_size * 8 > self.traffic_limit * 5 * self.op_timeout:
             most = int(self.traffic_limit * 5 * self.op_timeout) // 8 >> 20
-            raise ConfigError(
+            raise Contradiction(
                 f"chunk_size={format_size(self.chunk_size)} takes too long at "
                 f"traffic_limit={format_traffic(self.traffic_limit)}; accepted: chunk_size up to {most}MB "
-                "with this limit, or a higher limit"
+                "with this limit, or a higher limit",
+                "chunk_size",
+                "traffic_limit",
+                "op_timeout",
             )
         if self.endpoint is None:
             if self.region is None:
@@ -305,21 +318,26 @@ class MountConfig(BaseSettings):
         parts = urlsplit(self.endpoint_url)
         said = self.model_fields_set
         if "secure" in said and parts.scheme != ("https" if self.secure else "http"):
-            raise ConfigError(
+            raise Contradiction(
                 f"secure={str(self.secure).lower()} contradicts endpoint={show(self.endpoint)}; "
-                "accepted: an endpoint of that scheme, or one without a scheme"
+                "accepted: an endpoint of that scheme, or one without a scheme",
+                "secure",
+                "endpoint",
             )
         host = parts.hostname or ""
         if host.startswith(self.bucket + ".oss"):
-            raise ConfigError(
+            raise Contradiction(
                 f"endpoint={show(self.endpoint)} begins with the bucket's name; accepted: "
-                f"the endpoint alone, {host.removeprefix(self.bucket + '.')}"
+                f"the endpoint alone, {host.removeprefix(self.bucket + '.')}",
+                "endpoint",
             )
         public = _PUBLIC_HOST.fullmatch(host)
         if public and self.internal and not public[2]:
-            raise ConfigError(
+            raise Contradiction(
                 f"internal=true contradicts endpoint={show(self.endpoint)}; accepted: internal=true with "
-                f"region and no endpoint, or endpoint=oss-{public[1]}-internal.aliyuncs.com"
+                f"region and no endpoint, or endpoint=oss-{public[1]}-internal.aliyuncs.com",
+                "internal",
+                "endpoint",
             )
         return self
 
@@ -403,6 +421,10 @@ def option_names() -> list[str]:
     return sorted(set(MountConfig.model_fields) - MountConfig.NOT_OPTIONS)
 
 
+def _file_source(settings_cls: type[BaseSettings], path: str) -> InitSettingsSource:
+    return InitSettingsSource(settings_cls, dict(read_file(parse_path(path)).values))
+
+
 class _EnvironmentSource(EnvSettingsSource):
     """OSSFS_* variables of options only: OSSFS_BUCKET is none."""
 
@@ -412,49 +434,6 @@ class _EnvironmentSource(EnvSettingsSource):
 
 # --------------------------------------------------------------------------------------------------
 # Sources.
-
-
-def parse_source(source: str) -> tuple[str, str]:
-    """Bucket and prefix of `bucket`, `bucket:/prefix` or `oss://bucket/prefix`."""
-    accepted = "accepted: bucket, bucket:/prefix or oss://bucket/prefix"
-    scheme, mark, rest = source.partition("://")
-    if mark:
-        if scheme.lower() != "oss":
-            raise ConfigError(f"SOURCE {show(source)} is of another scheme; {accepted}")
-        bucket, _, prefix = rest.partition("/")
-    else:
-        bucket, colon, prefix = source.partition(":")
-        if colon and prefix and not prefix.startswith("/"):
-            raise ConfigError(f"SOURCE {show(source)} has no slash after the colon; {accepted}")
-    if not bucket:
-        raise ConfigError(f"SOURCE {show(source)} names no bucket; {accepted}")
-    if not _BUCKET.fullmatch(bucket):
-        raise ConfigError(
-            f"SOURCE {show(source)}: {show(bucket)} is no bucket name (3 to 63 lower-case letters, digits "
-            f"and hyphens); {accepted}"
-        )
-    try:
-        return bucket, normalise_prefix(prefix)
-    except ValueError as error:
-        raise ConfigError(f"SOURCE {show(source)}: the prefix {error}") from None
-
-
-def split_options(text: str) -> list[str]:
-    r"""The comma-separated pieces of one -o argument; `\,` is a comma of a value and `\\` a backslash."""
-    pieces, current, escaped = [], "", False
-    for char in text:
-        if escaped:
-            current += char if char in ",\\" else "\\" + char
-            escaped = False
-        elif char == "\\":
-            escaped = True
-        elif char == ",":
-            pieces.append(current)
-            current = ""
-        else:
-            current += char
-    pieces.append(current + ("\\" if escaped else ""))
-    return [piece for piece in (piece.strip() for piece in pieces) if piece]
 
 
 OPTIONS_HINT: Final = "`ossfs mount --help` lists what is accepted"
@@ -511,32 +490,20 @@ def _describe(name: str) -> str:
     return MountConfig.model_fields[name].description or ""
 
 
-def read_file(path: str) -> dict[str, Any]:
+def read_file(path: str) -> TomlFile:
     """The options of a TOML file.  A path in it is relative to the file's own directory."""
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"config file {show(path)} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"config file {show(path)} is not UTF-8; accepted: TOML, which is UTF-8") from None
-    except RecursionError:
-        raise ConfigError(f"config file {show(path)} is nested too deeply; accepted: name = value") from None
-    except ValueError as error:  # its own, and what Python says of numbers of thousands of digits
-        raise ConfigError(f"config file {show(path)} is no TOML: {show(str(error), 200)}") from None
+    found = tomlfile.read(path)
+    values = dict(found.values)
     for name, value in values.items():
-        _check_name(name, f"config file {show(path)}")
+        where = found.place(name)
+        _check_name(name, where)
         if name == "config":
-            raise ConfigError(
-                f"config file {show(path)}: config cannot be in a config file; accepted: -o config=FILE"
-            )
+            raise ConfigError(f"{where}: config cannot be in a config file; accepted: -o config=FILE")
         if isinstance(value, dict | list):
-            raise ConfigError(
-                f"config file {show(path)}: {name} is a table or list; accepted: one value, {_describe(name)}"
-            )
+            raise ConfigError(f"{where}: {name} is a table or list; accepted: one value, {_describe(name)}")
         if name in _PATHS and isinstance(value, str) and value:
             values[name] = os.path.join(os.path.dirname(path), os.path.expanduser(value))
-    return values
+    return replace(found, values=values)
 
 
 _PATHS: Final = frozenset({"ca_file", "passwd_file", "log_file", "state_dir", "cache_dir"})
@@ -575,8 +542,8 @@ def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> 
     except ValueError as error:
         raise ConfigError(f"-o config={show(options['config'])} {error}") from None
     path = options.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
-    from_file = read_file(parse_path(path)) if path else {}
-    origins = {name: f"config file {show(path)}" for name in from_file}
+    file = read_file(parse_path(path)) if path else None
+    origins = {name: file.place(name) for name in file.values} if file is not None else {}
     origins |= {
         name: f"environment variable {ENV_PREFIX}{name.upper()}"
         for name in option_names()
@@ -589,36 +556,11 @@ def load_config(source: str, mountpoint: str, arguments: Iterable[str] = ()) -> 
         )
     except ValidationError as error:
         raise ConfigError(_first_problem(error, origins)) from None
+    except Contradiction as error:
+        raise error.located(origins) from None
     config._origins.update(origins)
     config._spelling = source
-    if path:
-        lines = _lines_of_keys(parse_path(path))
-        config._origins.update(
-            {
-                name: f"{where}, line {lines[name]}"
-                for name, where in origins.items()
-                if name in lines and where.startswith("config file")
-            }
-        )
     return config
-
-
-def _lines_of_keys(path: str) -> dict[str, int]:
-    """Where a TOML file has its keys, for people; the parser does not say."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError):
-        return {}  # gone since it was read
-    found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        match = _KEY.match(line)
-        if match is not None:
-            found.setdefault(match[1], number)
-    return found
-
-
-_KEY = re.compile(r"""\s*["']?([a-z_]+)["']?\s*=""")
 
 
 def _first_problem(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -47,6 +47,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Mapping
 
 
 class OssfsError(Exception):
@@ -64,6 +65,22 @@ class UserError(OssfsError):
 
 class ConfigError(UserError):
     """An option, variable or file that cannot be accepted."""
+
+
+class Contradiction(ConfigError):
+    """Options that do not go together.  options: their names."""
+
+    def __init__(self, message: str, *options: str) -> None:
+        super().__init__(message)
+        self.options = options
+
+    def located(self, origins: Mapping[str, str]) -> Contradiction:
+        """The same, with the files and variables that those options come from, by *origins*."""
+        named = [(name, origins[name]) for name in self.options if name in origins]
+        if all(origin == "-o" for _, origin in named):
+            return self  # in plain sight
+        places = "; ".join(f"{name}: {origin}" for name, origin in named)
+        return type(self)(f"{self} ({places})", *self.options)
 
 
 class NoCredentials(ConfigError):

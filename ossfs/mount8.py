@@ -89,7 +89,8 @@ def options_of(arguments: Iterable[str], *, sloppy: bool = False) -> tuple[list[
     mount(8) says `rw` also where nobody has asked for it: it counts for nothing, so that the `ro` of a
     config file does.
     """
-    from ossfs.config import is_known, split_options
+    from ossfs.arguments import split_options
+    from ossfs.config import is_known
 
     ours: list[str] = []
     unknown: list[str] = []

@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from ossfs.config import load_config, parse_options, read_file, split_options
+from ossfs.arguments import split_options
+from ossfs.config import load_config, parse_options, read_file
 from ossfs.errors import ConfigError, PosixError, StoreError
 from ossfs.fs import attrs
 from ossfs.fs.attrs import Attrs, Defaults

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from ossfs import config as config_module
 from ossfs.access import keep_acl, written_as
+from ossfs.arguments import parse_source, split_options
+from ossfs.commands.config import in_force
 from ossfs.config import (
     MountConfig,
     load_config,
     option_names,
     parse_options,
-    parse_source,
     read_file,
-    split_options,
 )
 from ossfs.errors import ConfigError
 from ossfs.limits import GIB, KIB, MIB
@@ -567,8 +567,59 @@ def test_a_bad_key_is_named_with_its_file(text: str, named: str, tmp_path: Path)
     file = tmp_path / "x.toml"
     file.write_text(text)
     line = complaint(f"config={file}", region="" if "region" in text else "region=cn-hangzhou")
-    assert line.startswith(f"config file {file}: ")
+    assert line.startswith(f"config file {file}, line 1: ")
     assert named in line
+
+
+def test_a_mistake_is_named_with_its_file_line_and_key(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    head = '# options\nregion = "cn-hangzhou"\n\n"ttl"=1 # seconds\n'
+    for text, said in (
+        ("storage_class = 'cheap'", "storage_class = cheap is not accepted; accepted: Standard, IA"),
+        ("traffic-limit = '1MB'", "unknown option traffic-limit; did you mean traffic_limit?"),
+        ("Traffic_Limit.x = 1", "unknown option Traffic_Limit; did you mean traffic_limit?"),
+        ("[mount]\nttl = 2", "unknown option mount; `ossfs mount --help` lists"),
+        ("access_key_secret = 'hush'", "access_key_secret is not accepted; credentials are accepted from"),
+        ("memory = '1MB'", "memory = 1MB is below the least, 32MB; accepted: 32MB and more"),
+    ):
+        file.write_text(head + text + "\n")
+        line = complaint(f"config={file}", region="")
+        assert line.startswith(f"config file {file}, line 5: {said}"), line
+        assert "hush" not in line
+
+
+def test_a_contradiction_names_the_places_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('\nencrypt = "AES256"\n')
+    line = complaint(f"config={file},kms_key_id=key")
+    assert line.endswith(f"without encrypt (kms_key_id: -o; encrypt: config file {file}, line 2)")
+    monkeypatch.setenv("OSSFS_KMS_KEY_ID", "key")
+    line = complaint(f"config={file}")
+    assert line.endswith(
+        f"(kms_key_id: environment variable OSSFS_KMS_KEY_ID; encrypt: config file {file}, line 2)"
+    )
+    assert complaint("encrypt=AES256").endswith(
+        "(kms_key_id: environment variable OSSFS_KMS_KEY_ID; encrypt: -o)"
+    )
+    monkeypatch.delenv("OSSFS_KMS_KEY_ID")
+    assert complaint("encrypt=AES256,kms_key_id=key").endswith("without encrypt")
+
+
+def test_where_the_values_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('acl="private"\nstorage_class="ia"\nrequester_pays = true\ntraffic_limit = "8Mbit"\n')
+    monkeypatch.setenv("OSSFS_KMS_KEY_ID", "key")
+    rows = {
+        name: (value, origin) for name, value, origin in in_force(load(f"config={file}", "keep_acl=never"))
+    }
+    assert rows["acl"] == ("private", f"config file {file}, line 1")
+    assert rows["storage_class"] == ("IA", f"config file {file}, line 2")
+    assert rows["requester_pays"] == (True, f"config file {file}, line 3")
+    assert rows["traffic_limit"] == ("8000000", f"config file {file}, line 4")
+    assert rows["kms_key_id"] == ("key", "environment variable OSSFS_KMS_KEY_ID")
+    assert rows["keep_acl"] == ("never", "-o")
+    assert rows["encrypt"] == (None, "default")
+    assert set(rows) == set(option_names())
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -651,4 +702,6 @@ def test_parse_options_returns_what_was_said() -> None:
 def test_read_file_returns_plain_values(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text("ttl = 3\nsecure = false\n")
-    assert read_file(str(file)) == {"ttl": 3, "secure": False}
+    found = read_file(str(file))
+    assert found.values == {"ttl": 3, "secure": False}
+    assert found.place("secure") == f"config file {file}, line 2"
