@@ -10,7 +10,7 @@ ARGS    ?=
 PREFIX  ?= /usr/local
 DESTDIR ?= /
 
-.PHONY: help setup packages install uninstall demo test coverage check format man bench bench-peers campaign soak \
+.PHONY: help setup packages install uninstall demo test coverage kill check format man bench bench-peers campaign soak \
 	acceptance fuzz audit clean
 .DEFAULT_GOAL := help
 
@@ -22,6 +22,7 @@ help:
 	@echo 'make demo KEEP=1   the same, and the mount stays up until Ctrl-C'
 	@echo 'make test       set-up, then all tests (ARGS="-k name" for some of them)'
 	@echo 'make coverage   tests without a mount, and what of ossfs/ they run'
+	@echo 'make kill       kill -9 in 200 write-back workloads (COUNT=n for another number)'
 	@echo 'make check      lint, format, types, import contracts, bandit'
 	@echo 'make audit      known vulnerabilities in the installed packages (asks pypi.org; ARGS="-s osv" asks osv.dev)'
 	@echo 'make bench      the benchmarks, on the embedded server (ARGS="--latency 15ms --bandwidth 100MB/s --runs 3")'
@@ -95,6 +96,9 @@ soak: setup
 acceptance: setup
 	@bash scripts/system-packages acceptance
 	$(PY) -m pytest tests/acceptance $(ARGS)
+
+kill: setup
+	$(PY) -m tests.mount.test_writeback_kill $(if $(COUNT),$(COUNT),200)
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -41,6 +41,7 @@ from ossfs.values import (
     CREDENTIAL_SOURCES,
     CREDENTIALS_HINT,
     DEFAULT_CACHE,
+    DEFAULT_WRITEBACK,
     MIN_CACHE,
     MIN_MEMORY,
     REGION,
@@ -209,6 +210,12 @@ class MountConfig(BaseSettings):
     cache_size: Annotated[
         int, BeforeValidator(parse_size), AfterValidator(size_between(MIN_CACHE, None, "10GB"))
     ] = Field(DEFAULT_CACHE, description="how much of the disk cache_dir may take")
+    writeback: Switch = Field(
+        False, description="close returns when a small file is safe in cache_dir; its upload follows"
+    )
+    writeback_size: Annotated[
+        int, BeforeValidator(parse_size), AfterValidator(size_between(MIN_CACHE, None, "1GB"))
+    ] = Field(DEFAULT_WRITEBACK, description="how much of the disk files may take that are to be uploaded")
     connections: Annotated[int, BeforeValidator(whole(1, 256))] = Field(
         64, description="how many requests may be on their way at a time"
     )
@@ -307,6 +314,11 @@ class MountConfig(BaseSettings):
                 "chunk_size",
                 "traffic_limit",
                 "op_timeout",
+            )
+        if self.writeback and self.cache_dir is None:
+            raise ConfigError(
+                "writeback needs a place for the files; accepted: -o writeback with -o cache_dir=DIR on a "
+                "local disk, or neither"
             )
         if self.endpoint is None:
             if self.region is None:
@@ -407,7 +419,7 @@ class MountConfig(BaseSettings):
         for name, value in self.model_dump().items():
             if name in ("umask", "file_mode", "dir_mode") and value is not None:
                 value = f"{value:03o}"
-            elif name in ("chunk_size", "memory", "cache_size"):
+            elif name in ("chunk_size", "memory", "cache_size", "writeback_size"):
                 value = format_size(value)
             elif name == "traffic_limit" and value is not None:
                 value = format_traffic(value)

@@ -27,15 +27,18 @@ import trio
 
 from ossfs import journal, logs, status, utab
 from ossfs.access import find_credentials, forget_secrets, keep_acl, store_config, written_as
+from ossfs.cache import writelog
 from ossfs.cache.attrs import AttrStore
 from ossfs.cache.blocks import BlockCache
 from ossfs.cache.directory import CacheDirectory
+from ossfs.cache.writelog import WriteLog
 from ossfs.config import MountConfig
 from ossfs.control import ControlTarget, ProgressReport, serve_control
 from ossfs.errors import MountError, StoreError
 from ossfs.fs.ports import FsConfig, Journal, NoJournal
 from ossfs.fs.staging import default_directory
 from ossfs.fs.tree import Tree, make_tree
+from ossfs.fs.writeback import replay
 from ossfs.fuse.guard import Guard
 from ossfs.fuse.kernel import KernelCaches, mount_options, tune
 from ossfs.fuse.ops import Operations
@@ -185,36 +188,75 @@ class _Mount:
             self._tell_of_archive()
             record = self._journal()
             try:
-                async with self._cache() as (disk, attrs):
-                    return await self._serve(store, record, bucket, disk, attrs)
+                async with self._cache(store) as (disk, attrs, writes):
+                    return await self._serve(store, record, bucket, disk, attrs, writes)
             finally:
                 if isinstance(record, journal.FileJournal):
                     record.close()
 
     @asynccontextmanager
-    async def _cache(self) -> AsyncIterator[tuple[BlockCache | None, AttrStore | None]]:
-        """The caches on disk, if there are to be any; what waits to be written is written at the end."""
+    async def _cache(
+        self, store: ObjectStore
+    ) -> AsyncIterator[tuple[BlockCache | None, AttrStore | None, WriteLog | None]]:
+        """What is on the local disk, if anything is to be; what a dead mount left there is uploaded first."""
         config = self.config
         if config.cache_dir is None:
-            yield None, None
+            yield None, None, None
             return
         with CacheDirectory(
             config.cache_dir, endpoint=config.endpoint_url, bucket=config.bucket, prefix=config.prefix
         ) as directory:
-            try:
-                cache = BlockCache(directory.path, config.cache_size, self.metrics)
-            except (OSError, sqlite3.Error) as error:
-                raise MountError(
-                    f"cache_dir {directory.path}: {error}; accepted: a directory on a local disk with room, "
-                    "or none"
-                ) from error
+            cache, writes = await self._open_cache(store, directory.path)
             attrs = AttrStore(directory.path, self.metrics)
             try:
-                yield cache, attrs
+                yield cache, attrs, writes
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(cache.close)
                     await trio.to_thread.run_sync(attrs.close)
+                    if writes is not None:
+                        await trio.to_thread.run_sync(writes.close)
+
+    async def _open_cache(self, store: ObjectStore, directory: str) -> tuple[BlockCache, WriteLog | None]:
+        config = self.config
+        place = os.path.join(directory, "writeback")
+        writes = None
+        try:
+            found = await trio.to_thread.run_sync(writelog.read, place)
+            if config.ro and found.entries:
+                log.warning(
+                    "%d files of an earlier mount wait in %s: this one is read-only",
+                    len(found.entries),
+                    place,
+                )
+            elif not config.ro:
+                await self._replay(store, found, place)
+                if config.writeback:
+                    writes = WriteLog(place, config.writeback_size, found)
+                else:
+                    for path in found.paths:
+                        os.unlink(path)
+            return BlockCache(directory, config.cache_size, self.metrics), writes
+        except (OSError, sqlite3.Error) as error:
+            if writes is not None:
+                writes.close()
+            raise MountError(
+                f"cache_dir {directory}: {error}; accepted: a directory on a local disk with room, or none"
+            ) from error
+
+    async def _replay(self, store: ObjectStore, found: writelog.Found, place: str) -> None:
+        for line in found.damaged:
+            log.error("write-back: %s", line)
+        if not found.entries:
+            return
+        done, failed = await replay(store, found.entries, hostname=socket.gethostname())
+        if failed:
+            key, error = failed[0]
+            raise MountError(
+                f"{len(failed)} files that an earlier mount accepted cannot be uploaded, the first is {key}: "
+                f"{error}; accepted: mounting again when that is mended; removing {place} gives them up"
+            ) from error
+        log.info("%d files that an earlier mount had accepted are in the bucket now", done)
 
     async def _bucket(self, store: ObjectStore) -> BucketInfo | None:
         """What the bucket says of itself; None when these keys may not ask."""
@@ -268,6 +310,7 @@ class _Mount:
         bucket: BucketInfo | None,
         disk: BlockCache | None,
         attrs: AttrStore | None,
+        writes: WriteLog | None,
     ) -> list[str]:
         config = self.config
         kernel = KernelCaches()
@@ -281,6 +324,7 @@ class _Mount:
                 self.metrics,
                 disk=disk,
                 attr_store=attrs,
+                writeback=writes,
             )
             guard = Guard(config.op_timeout, self.metrics, self._progress)
             options = mount_options(
@@ -374,6 +418,9 @@ class _Mount:
         kernel.stop()
         for name in failed:
             log.error("%s did not reach the bucket", name)
+        kept = tree.ctx.writeback.pending[0] if tree.ctx.writeback is not None else 0
+        if kept:
+            log.error("%d files are safe in %s; the next mount uploads them", kept, config.cache_dir)
         log.info("%s has ended", config.source)
         return failed
 

@@ -56,6 +56,7 @@ def document(
             "attributes": _hits(counters, "attrs.hits", "attrs.misses"),
             "disk": _disk(config, counters),
         },
+        "writeback": _writeback(config, tree),
         "memory": {
             "used_bytes": budget.used,
             "peak_bytes": budget.peak,
@@ -86,6 +87,14 @@ def _disk(config: MountConfig, counters: dict[str, int]) -> dict[str, int] | Non
         "used_bytes": counters.get("cache.bytes", 0),
         "limit_bytes": config.cache_size,
     }
+
+
+def _writeback(config: MountConfig, tree: Tree) -> dict[str, int] | None:
+    log = tree.ctx.writeback
+    if log is None:
+        return None
+    files, size = log.pending
+    return {"files": files, "bytes": size, "limit_bytes": config.writeback_size}
 
 
 def _requests(counters: dict[str, int], metrics: Metrics) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ MAX_DEFAULT_MEMORY: Final = GIB
 MIN_CACHE: Final = 64 * MIB
 """Less would be written and evicted by one sequential reader's queue."""
 DEFAULT_CACHE: Final = 10 * GIB
+DEFAULT_WRITEBACK: Final = GIB
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})

@@ -273,6 +273,12 @@ def _facts(one: Shown) -> RenderableType:
         f"{plural(files['pending'], 'file')}, {size(files['pending_bytes'])} in memory, "
         f"{plural(files['uploads'], 'multipart upload')}",
     )
+    if one.get("writeback") is not None:
+        wait = one["writeback"]
+        table.add_row(
+            "on the local disk only",
+            f"{plural(wait['files'], 'file')}, {size(wait['bytes'])} of {size(wait['limit_bytes'])}",
+        )
     table.add_row("errors", f"{_kinds(one['errors'], everyday=False)}; {plural(one['retries'], 'repeat')}")
     table.add_row("everyday answers", _kinds(one["errors"], everyday=True))
     last = one["last_error"]

@@ -281,6 +281,8 @@ class Changes:
                 self.ctx.jobs.start(lambda: self.hidden.delete(kept.key))
             raise
         self.lookup.memory.forget(key)
+        if node.writer is not None:
+            await node.writer.end_entry()
         if orphan is not None:
             node.hidden_key = orphan
         if kept is not None:

@@ -41,7 +41,15 @@ from ossfs.fs.inodes import Version
 from ossfs.fs.ranges import read_range
 from ossfs.fs.stored import acl_to_keep
 from ossfs.limits import MAX_PART_SIZE, MAX_SINGLE_COPY_SIZE, MIB
-from ossfs.store.base import WRITE_ID, Buffer, ObjectHeaders, PartResult, PutResult, StoredAs
+from ossfs.store.base import (
+    WRITE_ID,
+    Buffer,
+    ObjectHeaders,
+    PartResult,
+    PutResult,
+    Replaceable,
+    StoredAs,
+)
 
 _ZEROS = memoryview(bytes(MIB))
 
@@ -112,6 +120,7 @@ async def put_whole(
     write_id: str,
     *,
     forbid_overwrite: bool,
+    replaceable: Replaceable | None = None,
     read_staged: ReadStaged | None = None,
 ) -> PutResult:
     """One PutObject for a plan of kind "put"."""
@@ -119,7 +128,7 @@ async def put_whole(
     assert isinstance(part, PutPart)
     body = await gather(ctx, part.pieces, base, read_staged)
     headers = attributes.encode(attrs, write_id=write_id)
-    return await ctx.store.put(key, body, headers, forbid_overwrite=forbid_overwrite)
+    return await ctx.store.put(key, body, headers, forbid_overwrite=forbid_overwrite, replaceable=replaceable)
 
 
 async def put_parts(

@@ -40,15 +40,15 @@ async def keep_conflict(
     content: Content,
     read_staged: Callable[[SentRange], Awaitable[bytes | None]],
     cause: Exception,
-) -> None:
+) -> bool:
     """Put what this machine holds of the file under a name of its own.
 
     Ranges that only the replaced object, or the upload under the old name, holds are zero there, and
-    the log lists them.
+    the log lists them.  False: it could not be kept.
     """
     parent = node.parent
     if parent is None or node.attrs is None:
-        return
+        return False
     name = conflict_name(node.name, ctx.config.hostname, ctx.wall_ns() // 10**9)
     key = ctx.inodes.child_key(parent, name)
     kept = Content()
@@ -74,7 +74,7 @@ async def keep_conflict(
         await _put(ctx, hidden, key, kept, node)
     except OssfsError as error:
         log.error("the conflicting version of %s could not be kept: %s", node.name, error)
-        return
+        return False
     parent.cache.forget(name)
     log.error(
         "%s was replaced by somebody else (%s); our version is kept as %s; ranges that only the replaced "
@@ -84,6 +84,7 @@ async def keep_conflict(
         name,
         ", ".join(f"{start}+{length}" for start, length in lost) or "none",
     )
+    return True
 
 
 async def _put(ctx: Context, hidden: HiddenKeys, key: str, content: Content, node: FileNode) -> None:

@@ -24,7 +24,7 @@ from ossfs.fs.budget import Budget
 from ossfs.fs.inodes import FileNode, Inodes
 from ossfs.fs.keys import KeyQueue
 from ossfs.fs.pace import Pace
-from ossfs.fs.ports import AttrStore, BlockCache, FsConfig, Journal, Kernel
+from ossfs.fs.ports import AttrStore, BlockCache, FsConfig, Journal, Kernel, WriteBack
 from ossfs.metrics import Metrics
 from ossfs.store.base import ObjectStore
 
@@ -145,6 +145,10 @@ class Context:
     """Attributes remembered on disk, if there is a place: see meta.py."""
     disk: BlockCache | None = None
     """The read cache, if there is one: see ranges.py."""
+    writeback: WriteBack | None = None
+    """Where close(2) may leave a file for the moment: see writeback.py."""
+    ending: trio.Event = field(default_factory=trio.Event)
+    """The session is over: what cannot be uploaded now is left to the next mount."""
     pace: Pace = field(init=False)
     bodies: Bodies = field(init=False)
 

@@ -58,6 +58,10 @@ class Version:
             return self.crc64 == other.crc64
         return self.etag == other.etag
 
+    def continues_as(self, other: Version) -> bool:
+        """Is this still what *other* was found to be?  A foreign chmod changes the token, not the bytes."""
+        return self.etag == other.etag or self.same_bytes(other)
+
 
 class Node:
     """What files and directories have in common.

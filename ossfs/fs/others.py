@@ -40,6 +40,7 @@ class OtherVersions:
     attrs_dirty: bool
     appends_only: bool
     generation: int
+    conflict_kept: bool
     tried: set[str]
     """Write ids of commits whose outcome was not known."""
 
@@ -145,4 +146,6 @@ class OtherVersions:
                 return None
             return await self.sender.staging.read(piece.start, piece.length)
 
-        await keep_conflict(self.ctx, self.hidden, self.node, self.content, read_staged, cause)
+        self.conflict_kept = await keep_conflict(
+            self.ctx, self.hidden, self.node, self.content, read_staged, cause
+        )

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ossfs import limits
-from ossfs.store.base import ListedObject, ObjectInfo, Progress, StoredAs
+from ossfs.store.base import Buffer, ListedObject, ObjectInfo, Progress, StoredAs
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,23 @@ class AttrStore(Protocol):
 
     def remember(self, info: ObjectInfo) -> None:
         """Keep it.  Only for what had settled: see meta.SETTLED."""
+        ...
+
+
+class WriteBack(Protocol):
+    """Files that are safe on the local disk before the bucket has them."""
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """(files, bytes) that are there and not in the bucket."""
+        ...
+
+    async def put(self, meta: dict[str, Any], body: Sequence[Buffer]) -> int | None:
+        """Make a file safe; its number, or None when it has to go to the bucket at once."""
+        ...
+
+    async def done(self, number: int) -> None:
+        """A crash is not to bring it back."""
         ...
 
 

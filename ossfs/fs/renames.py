@@ -104,6 +104,8 @@ class Renames:
                 # An upload is bound to its key: what is pending goes up under the old name.
                 await node.writer.commit_locked()
             if target is not None:
+                if target.writer is not None and target.writer.entry is not None:
+                    await target.writer.commit_locked()  # or a crash could put it over its successor
                 await self.changes.prepare_removal(target)
             await self.changes.keep_directory(old, name)
             source_key = self.ctx.inodes.key(node)
@@ -246,9 +248,20 @@ class Renames:
                 self.ctx.inodes.move(node, new, new_name)
                 new.cache.set(new_name, None, trio.current_time())
                 self._moved_below(node, source, destination, made)
+        await self._upload_deferred(node)
         self.changes.entry_changed(old)
         self.changes.entry_changed(new)
         node.renamed_ns = self.ctx.wall_ns()
+
+    async def _upload_deferred(self, directory: DirNode) -> None:
+        """Files closed while the rename began: after a crash they would come back under the old name."""
+        for file in list(self.ctx.inodes.below(directory)):
+            if isinstance(file, FileNode) and file.writer is not None and file.writer.entry is not None:
+                async with file.writer.lock:
+                    try:
+                        await file.writer.commit_locked()
+                    except OssfsError as error:
+                        log.warning("%s: %s", file.path(), error)  # it is tried again
 
     def _moved_below(self, node: DirNode, source: str, destination: str, copies: dict[str, Version]) -> None:
         """Every inode below a renamed directory: new keys; tokens may have changed with the copies."""

@@ -33,7 +33,7 @@ from ossfs.fs.inodes import DirNode, FileNode, Inodes, Node, Version
 from ossfs.fs.listed import check_rewritable, check_storable
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.names import decode_name
-from ossfs.fs.ports import AttrStore, BlockCache, Caller, FsConfig, Journal, Kernel
+from ossfs.fs.ports import AttrStore, BlockCache, Caller, FsConfig, Journal, Kernel, WriteBack
 from ossfs.fs.renames import Renames
 from ossfs.fs.setattrs import AttributeStore
 from ossfs.fs.stats import Stat
@@ -252,7 +252,8 @@ class Tree(ExtendedAttributes):
         if writer is not None and node.attrs is not None:
             edit(node.attrs)
             writer.attributes_changed()
-            if not soon and not writer.in_use and not writer.data_dirty and not node.detached:
+            closed = not writer.data_dirty or writer.entry is not None
+            if not soon and not writer.in_use and closed and not node.detached:
                 # Only times wait there, and no FLUSH will follow: mode and owner are stored at once.
                 with writer.pinned():
                     try:
@@ -283,6 +284,7 @@ class Tree(ExtendedAttributes):
             await handle.writer.truncate(size)
             handle.wrote = True
             return
+        await self._uploaded(node)
         if node.writer is None:
             await self._revalidate(node)
             if node.object_type == "Symlink":
@@ -315,6 +317,8 @@ class Tree(ExtendedAttributes):
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             self.check_writable()
+        if writable or flags & os.O_TRUNC:
+            await self._uploaded(node)
         self._forsake_failed(node)
         writer = node.writer
         if writer is not None and not writer.data_dirty and not writer.handles:
@@ -341,6 +345,11 @@ class Tree(ExtendedAttributes):
         if node.version is not None and not node.local:
             node.pages_etag = node.version.etag
         return handle, keep
+
+    async def _uploaded(self, node: FileNode) -> None:
+        """What close(2) accepted is in the bucket before it is changed again: see writeback.py."""
+        if node.writer is not None and node.writer.entry is not None:
+            await node.writer.commit()
 
     async def _undisturbed(self, node: FileNode) -> None:
         """A removal that began while nobody had the file open would not keep its bytes for who opens now."""
@@ -427,6 +436,7 @@ class Tree(ExtendedAttributes):
         if isinstance(child, FileNode) and child.local:
             if flags & os.O_EXCL:
                 raise PosixError(errno.EEXIST)
+            await self._uploaded(child)
             with self._writer(child).pinned():
                 if flags & os.O_TRUNC:
                     await self._open_truncated(child, caller)
@@ -615,6 +625,7 @@ class Tree(ExtendedAttributes):
 
     async def drain(self) -> list[str]:
         """The session has ended: every inode counts as released.  Returns what could not be saved."""
+        self.ctx.ending.set()
         failed = await self.flush_all()
         for fh in list(self._handles):
             await self.release(fh)
@@ -643,6 +654,7 @@ def make_tree(
     *,
     disk: BlockCache | None = None,
     attr_store: AttrStore | None = None,
+    writeback: WriteBack | None = None,
     wall_ns: Callable[[], int] | None = None,
 ) -> Tree:
     """Put the parts together."""
@@ -657,6 +669,7 @@ def make_tree(
         inodes=Inodes(config.prefix),
         disk=disk,
         attr_store=attr_store,
+        writeback=writeback,
     )
     if wall_ns is not None:
         ctx.wall_ns = wall_ns

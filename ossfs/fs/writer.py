@@ -63,6 +63,7 @@ from ossfs.fs.others import OtherVersions
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
 from ossfs.fs.stored import rewritten, stored_as
+from ossfs.fs.writeback import Deferring
 from ossfs.store.base import ListedObject, PutResult
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ LAZY_FLUSH = 1.0
 """Seconds: how far the bucket may be behind a descriptor that processes share."""
 
 
-class Writer(OtherVersions):
+class Writer(OtherVersions, Deferring):
     """The uncommitted state of one inode.
 
     created: the name was free when the file was made here, so the first commit must not overwrite.
@@ -306,12 +307,25 @@ class Writer(OtherVersions):
         finally:
             self.ctx.budget.press()
 
+    async def close(self) -> None:
+        """What close(2) waits for: the local disk, where that is allowed, else the bucket."""
+        await self.ctx.jobs.run(self._close)
+
+    async def _close(self) -> None:
+        try:
+            async with self.lock:
+                if not await self.defer():
+                    await self.commit_locked()
+        finally:
+            self.ctx.budget.press()
+
     async def commit_locked(self, *, to_hidden: bool = False) -> None:
         """commit, for who holds the lock already.  Failures are latched, and raised.
 
         to_hidden: commit a removed file too, to its hidden key, because its bytes are wanted back.
         """
         if not self.unfinished:
+            await self.end_entry()  # what was changed has been changed back
             return
         self._check_not_forsaken()
         self.sender.paused = True
@@ -324,8 +338,13 @@ class Writer(OtherVersions):
                 await self.sender.abort()
             if self.rescue.active and not self._checkpointing:
                 await self.rescue.finished()
+            if not self.data_dirty or self.node.detached:
+                await self.end_entry()
         except OssfsError as error:
-            self._latch(error)
+            if self.conflict_kept:
+                await self.end_entry()
+            if self.entry is None:
+                self._latch(error)  # else nobody has lost anything: it is tried again
             raise
         finally:
             self.sender.paused = False
@@ -384,10 +403,11 @@ class Writer(OtherVersions):
             self._without_upload()
         await rewritten(self.ctx, node, self.original)
         attrs = node.attrs.copy()
-        forbid = self.created and not self.ctx.config.versioned
-        if self.created:
+        absent = self.expects_absent
+        forbid = absent and not self.ctx.config.versioned
+        if absent:
             await check_absent_if_versioned(self.ctx, key)
-        attrs_id = new_write_id()
+        attrs_id = self.entry_id or new_write_id()
         plan = self._plan()
         if plan.kind == "put":
             sent = await with_tags(self.ctx, attrs, self.original)
@@ -400,6 +420,7 @@ class Writer(OtherVersions):
                 sent,
                 attrs_id,
                 forbid_overwrite=forbid,
+                replaceable=None if forbid or self.entry is None else self.may_replace,
                 read_staged=self.sender.staging.read,
             )
             await self.sender.abort()  # begun for parts of which none is left
@@ -408,6 +429,8 @@ class Writer(OtherVersions):
             parts = await put_parts(
                 self.ctx, self.hidden, upload, plan, self.base, read_staged=self.sender.staging.read
             )
+            if not absent:
+                await self.check_original(key)
             self.tried.add(upload.write_id)
             result = await self.ctx.store.complete(
                 key, upload.upload_id, parts, forbid_overwrite=forbid, write_id=upload.write_id
@@ -510,7 +533,12 @@ class Writer(OtherVersions):
             handle.error = error
 
     async def discard(self) -> None:
-        """Give the changes up: the upload is aborted, the bucket's version counts again."""
+        """Give the changes up: the upload is aborted, the bucket's version counts again.
+
+        Not what close(2) has accepted: that is tried again.
+        """
+        if self.entry is not None and not self.node.detached:
+            return
         await self.sender.drain()
         async with self.lock:
             if self.ended:
@@ -602,7 +630,7 @@ class Writer(OtherVersions):
         recent = trio.current_time() - self._last_commit < LAZY_FLUSH
         if self.ctx.config.flush_always or handle.dirty_flushes <= EAGER_FLUSHES or not recent:
             try:
-                await self.commit()
+                await self.close()
             except OssfsError:
                 self.given_up = True
                 if self.node.parent is not None:
@@ -654,6 +682,8 @@ class Writer(OtherVersions):
 
     async def _last_release(self) -> bool:
         removed = self.node.detached
+        if self.entry is not None and not removed:
+            return True  # its upload is under way
         if removed or self.reported or self.node.writer is not self:
             if not self.in_use:
                 await self.discard_quietly()

@@ -192,6 +192,9 @@ Progress: TypeAlias = Callable[[int], None]
 Guard: TypeAlias = Callable[[], bool]
 """Asked on the trio thread: is this delete still wanted?"""
 
+Replaceable: TypeAlias = Callable[[ObjectInfo], bool]
+"""Asked on the trio thread: may this object, which a put found under its name, be replaced?"""
+
 
 class ObjectStore(Protocol):
     """One bucket.  Keys are whole keys, without a leading slash; never "", "." or ".."."""
@@ -227,8 +230,14 @@ class ObjectStore(Protocol):
         headers: ObjectHeaders,
         *,
         forbid_overwrite: bool = False,
+        replaceable: Replaceable | None = None,
     ) -> PutResult:
-        """PutObject; the service's CRC has been compared with the body's."""
+        """PutObject; the service's CRC has been compared with the body's.
+
+        replaceable: PutObject takes no If-Match, so a HEAD goes before each attempt, repeats included.  An
+        object that this refuses raises PreconditionFailed; where there is none, that attempt forbids
+        overwriting.  What is put there between the HEAD and the PUT of one attempt is replaced.
+        """
         ...
 
     async def copy(

@@ -24,6 +24,8 @@ from ossfs.errors import (
     InvalidRange,
     InvalidRequest,
     NoSuchUpload,
+    NotFound,
+    PreconditionFailed,
     ServerFault,
     StoreError,
 )
@@ -48,6 +50,7 @@ from ossfs.store.base import (
     PartResult,
     Progress,
     PutResult,
+    Replaceable,
     StoredAs,
     UploadInfo,
 )
@@ -259,8 +262,19 @@ class OssStore:
         headers: ObjectHeaders,
         *,
         forbid_overwrite: bool = False,
+        replaceable: Replaceable | None = None,
     ) -> PutResult:
         check_key(key, "PutObject")
+        if replaceable is not None:
+            try:
+                found = await self.head(key)
+            except NotFound:
+                forbid_overwrite = True
+            else:
+                if not replaceable(found):
+                    raise PreconditionFailed(
+                        "the object was replaced meanwhile", operation="PutObject", key=key
+                    )
         sent = write_headers(headers)
         if forbid_overwrite:
             sent["x-oss-forbid-overwrite"] = "true"
@@ -287,7 +301,7 @@ class OssStore:
             finish,
             headers=sent,
             body=views,
-            once=forbid_overwrite,
+            once=forbid_overwrite or replaceable is not None,
             prepare=prepare,
         )
 

@@ -49,6 +49,7 @@ from ossfs.store.base import (
     PartResult,
     Progress,
     PutResult,
+    Replaceable,
     StoredAs,
     UploadInfo,
 )
@@ -276,6 +277,7 @@ class RetryStore:
         headers: ObjectHeaders,
         *,
         forbid_overwrite: bool = False,
+        replaceable: Replaceable | None = None,
     ) -> PutResult:
         async def settle() -> PutResult | None:
             size = sum(memoryview(buffer).nbytes for buffer in body)
@@ -288,9 +290,11 @@ class RetryStore:
             return result
 
         result, _ = await self._call(
-            lambda: self.once.put(key, body, headers, forbid_overwrite=forbid_overwrite),
+            lambda: self.once.put(
+                key, body, headers, forbid_overwrite=forbid_overwrite, replaceable=replaceable
+            ),
             effects=True,
-            settle=settle if forbid_overwrite else None,
+            settle=settle if forbid_overwrite or replaceable is not None else None,
         )
         return result
 

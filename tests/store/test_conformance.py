@@ -17,7 +17,7 @@ from ossfs.errors import (
     NotFound,
     PreconditionFailed,
 )
-from ossfs.store.base import ObjectHeaders, ObjectStore, StoredAs
+from ossfs.store.base import ObjectHeaders, ObjectInfo, ObjectStore, StoredAs
 from ossfs.store.checksum import crc64
 
 ODD_KEYS = [
@@ -237,6 +237,22 @@ async def test_forbid_overwrite(store: ObjectStore) -> None:
     assert await read(store, "f") == b"1"
     await store.complete("f", upload, [part])
     assert await read(store, "f") == b"3"
+
+
+async def test_put_with_a_look_before(store: ObjectStore) -> None:
+    headers = ObjectHeaders()
+    await store.put("f", [b"1"], headers, replaceable=lambda info: False)  # there is none
+    with pytest.raises(PreconditionFailed):
+        await store.put("f", [b"2"], headers, replaceable=lambda info: False)
+    assert await read(store, "f") == b"1"
+    sizes: list[int] = []
+
+    def any_of(info: ObjectInfo) -> bool:
+        sizes.append(info.size)
+        return True
+
+    await store.put("f", [b"23"], headers, replaceable=any_of)
+    assert await read(store, "f") == b"23" and sizes == [1]
 
 
 async def test_copy(store: ObjectStore) -> None:

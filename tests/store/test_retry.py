@@ -216,6 +216,16 @@ async def test_lost_puts_without_a_condition_are_repeated(
     assert memory.calls["head"] == 0
 
 
+async def test_each_attempt_of_a_put_looks_before(
+    autojump_clock: MockClock, store: RetryStore, memory: MemoryStore
+) -> None:
+    memory.add("k", b"1")
+    memory.faults.append(Fault("put", error=ServerFault, count=2))
+    with trio.fail_after(100):
+        await store.put("k", [b"2"], OURS, replaceable=lambda info: True)
+    assert (memory.calls["put"], memory.calls["head"]) == (3, 3)
+
+
 async def test_our_own_object_settles_a_lost_put(
     autojump_clock: MockClock, store: RetryStore, memory: MemoryStore
 ) -> None:

@@ -49,6 +49,7 @@ from ossfs.store.base import (
     PartResult,
     Progress,
     PutResult,
+    Replaceable,
     StoredAs,
     UploadInfo,
 )
@@ -449,8 +450,17 @@ class MemoryStore:
         headers: ObjectHeaders,
         *,
         forbid_overwrite: bool = False,
+        replaceable: Replaceable | None = None,
     ) -> PutResult:
         self._check_key("put", key)
+        if replaceable is not None:
+            try:
+                there = await self.head(key)
+            except NotFound:
+                forbid_overwrite = True
+            else:
+                if not replaceable(there):
+                    raise self._fail(PreconditionFailed, "put", key, 0, "", "replaced meanwhile")
         async with self._call("put", key):
             self._check_headers("put", key, headers)
             pieces = self._take(body)

@@ -20,7 +20,7 @@ import trio
 
 from ossfs.errors import PosixError, StoreError
 from ossfs.fs.inodes import ROOT
-from ossfs.fs.ports import AttrStore, Caller, FsConfig, Journal, NoJournal
+from ossfs.fs.ports import AttrStore, Caller, FsConfig, Journal, NoJournal, WriteBack
 from ossfs.fs.stats import Stat
 from ossfs.fs.tree import SetAttr, Tree, make_tree
 from ossfs.limits import KIB, MIB
@@ -256,6 +256,7 @@ async def mounted(
     *,
     journal: Journal | None = None,
     attr_store: AttrStore | None = None,
+    writeback: WriteBack | None = None,
     wall_ns: Callable[[], int] | None = None,
     check: bool = True,
     **config: object,
@@ -276,6 +277,7 @@ async def mounted(
             Metrics(),
             wall_ns=wall_ns,
             attr_store=attr_store,
+            writeback=writeback,
         )
         posix = Posix(tree, store, kernel)
         yield posix

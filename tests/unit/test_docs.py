@@ -144,7 +144,7 @@ def spelt(name: str) -> str | None:
         return None
     if isinstance(value, bool):
         return str(value).lower()
-    if name in ("chunk_size", "cache_size"):
+    if name in ("chunk_size", "cache_size", "writeback_size"):
         return format_size(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

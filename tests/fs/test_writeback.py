@@ -1,0 +1,187 @@
+"""Write-back over a store in memory: what a late upload may replace, and what a replay may."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from ossfs.errors import ServerFault
+from ossfs.fs.writeback import replay
+from ossfs.store.base import ObjectHeaders
+from ossfs.store.retry import RetryStore
+from tests.support.memory_log import MemoryEntry, MemoryLog
+from tests.support.memory_store import Fault, MemoryStore
+from tests.support.posix import Posix, mounted
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+@asynccontextmanager
+async def deferring(store: MemoryStore, log: MemoryLog, **config: object) -> AsyncIterator[Posix]:
+    with trio.fail_after(3000):
+        async with mounted(
+            RetryStore(store, jitter=lambda: 0.5), writeback=log, versioned=bool(store.versioning), **config
+        ) as fs:
+            yield fs
+
+
+async def settled(log: MemoryLog) -> None:
+    while log.entries:
+        await trio.sleep(0.1)
+
+
+def conflicts(store: MemoryStore) -> list[bytes]:
+    return [found.data for key, found in store.objects.items() if ".conflict-" in key]
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("flags", [0, os.O_EXCL])
+async def test_a_repeat_looks_again(
+    autojump_clock: MockClock,
+    store: MemoryStore,
+    log: MemoryLog,
+    versioning: str,
+    there: bool,
+    flags: int,
+) -> None:
+    """Somebody puts an object under the name between two attempts of one call."""
+    store.versioning = versioning
+    if there:
+        store.add("f", b"base")
+        flags = 0
+    store.faults.append(Fault("put", error=ServerFault, count=1, key="f"))
+    async with deferring(store, log) as fs:
+        await fs.write_file("/f", b"ours", flags)
+        assert log.pending == (1, 4)
+        while store.calls["put"] == 0:
+            await trio.sleep(0.01)
+        store.add("f", b"theirs")
+        await settled(log)
+    assert store.data("f") == b"theirs"
+    assert conflicts(store) == [b"ours"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_lost_answer_is_no_conflict(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog, there: bool
+) -> None:
+    if there:
+        store.add("f", b"base")
+    store.faults.append(Fault("put", lose=True, count=1, key="f"))
+    async with deferring(store, log) as fs:
+        await fs.write_file("/f", b"ours")
+        await settled(log)
+    assert store.data("f") == b"ours" and conflicts(store) == []
+
+
+async def test_a_foreign_chmod_is_no_conflict(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    store.add("f", b"base")
+    store.copy_changes_etag = True
+    store.faults.append(Fault("put", error=ServerFault, count=1, key="f"))
+    async with deferring(store, log) as fs:
+        await fs.read_file("/f")
+        await fs.write_file("/f", b"ours")
+        while store.calls["put"] == 0:
+            await trio.sleep(0.01)
+        await store.copy("f", "f", headers=ObjectHeaders(meta={"mode": "33152"}))
+        await settled(log)
+    assert store.data("f") == b"ours" and conflicts(store) == []
+
+
+async def test_what_vanished_is_made_again_unless_somebody_is_faster(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    """The look finds nothing, so the put forbids overwriting: nothing fits between the two."""
+    store.add("f", b"base")
+    async with deferring(store, log) as fs:
+        await fs.read_file("/f")
+
+        async def race(op: str, key: str) -> None:
+            if op == "head":
+                store.remove("f")
+            if op == "put" and key == "f":
+                store.before = None
+                store.add("f", b"theirs")
+
+        store.before = race
+        await fs.write_file("/f", b"ours")
+        await settled(log)
+    assert store.data("f") == b"theirs" and conflicts(store) == [b"ours"]
+
+
+async def crashed(store: MemoryStore, log: MemoryLog, *contents: bytes) -> list[MemoryEntry]:
+    """Several states of one file, each accepted by a close, and an end before any of them is uploaded."""
+    store.faults.append(Fault("put", error=ServerFault, count=-1))
+    with trio.fail_after(3000):
+        async with mounted(RetryStore(store, call_timeout=1), writeback=log, check=False) as fs:
+            file = await fs.open("/f", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for data in contents:
+                await file.truncate(0)
+                await file.pwrite(data, 0)
+                await file.dup().close()
+    store.faults.clear()
+    store.reset_counts()
+    assert [entry.data for entry in log.entries.values()] == [contents[-1]]
+    return list(log.entries.values())
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_replay_keeps_a_foreign_object(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog, when: str, there: bool
+) -> None:
+    if there:
+        store.add("f", b"base")
+    left = await crashed(store, log, b"ours")
+    if when == "before":
+        store.add("f", b"theirs")
+    else:
+        store.faults.append(Fault("put", error=ServerFault, count=1, key="f"))
+
+        async def later(op: str, key: str) -> None:
+            if op == "put":
+                store.before = None
+                store.add("f", b"theirs")
+
+        store.before = later
+    with trio.fail_after(100):
+        done, failed = await replay(RetryStore(store), left, hostname="h")
+    assert (done, failed) == (1, [])
+    assert store.data("f") == b"theirs" and conflicts(store) == [b"ours"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_replay_is_done_once(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog, there: bool
+) -> None:
+    if there:
+        store.add("f", b"base")
+    left = await crashed(store, log, b"ours")
+    with trio.fail_after(100):
+        assert await replay(RetryStore(store), left, hostname="h") == (1, [])
+        assert store.calls["put"] == 1 and store.data("f") == b"ours"
+        assert await replay(RetryStore(store), left, hostname="h") == (1, [])
+    assert store.calls["put"] == 1 and conflicts(store) == []
+
+
+async def test_what_an_attempt_of_an_older_state_left_is_replaced(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    """The first state got there and its answer was lost; the second has the same write id and other bytes."""
+    left = await crashed(store, log, b"first", b"second")
+    entry = left[-1]
+    store.add("f", b"first", ObjectHeaders(meta=dict(entry.meta["headers"]["meta"])))
+    with trio.fail_after(100):
+        assert await replay(RetryStore(store), left, hostname="h") == (1, [])
+    assert store.data("f") == b"second" and conflicts(store) == []
