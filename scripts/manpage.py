@@ -114,20 +114,21 @@ def described_commands() -> Iterator[str]:
         yield ".El"
 
 
-def options_table(document: str) -> list[tuple[str, str, str]]:
-    """The rows of the table of options in a document: name, default, meaning, as they are written."""
-    table = re.search(r"\n\| option \| default \| meaning \|\n\| [-| ]+\n((?:\|.*\n)+)", document)
+def options_table(document: str) -> list[tuple[str, str, str, str]]:
+    """The rows of the table of options in a document: name, what it takes, default, meaning, as written."""
+    table = re.search(r"\n\| option \| takes \| default \| meaning \|\n\| [-| ]+\n((?:\|.*\n)+)", document)
     if table is None:
         raise ValueError("there is no table of options")
     rows = [[cell.strip() for cell in row.strip("|\n").split("|")] for row in table[1].splitlines()]
-    return [(name.strip("`"), default, meaning) for name, default, meaning in rows]
+    return [(name.strip("`"), takes, default, meaning) for name, takes, default, meaning in rows]
 
 
 def described_options() -> Iterator[str]:
     """Each option, with its default and what it does."""
-    for name, default, meaning in options_table(OPTIONS.read_text()):
+    for name, takes, default, meaning in options_table(OPTIONS.read_text()):
         yield f".It Cm {name}"
         yield text(meaning)
+        yield f".br\nTakes: {text(takes)}"
         yield f".br\nDefault: {text(default)}"
 
 

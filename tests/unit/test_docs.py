@@ -151,14 +151,61 @@ def spelt(name: str) -> str | None:
 
 def test_the_table_of_options_is_that_of_the_program() -> None:
     rows = manpage.options_table(manpage.OPTIONS.read_text())
-    assert all(meaning for _, _, meaning in rows)
-    assert sorted(option for option, _, _ in rows) == option_names()
-    for option, shown, _ in rows:
+    assert all(meaning for *_, meaning in rows)
+    assert sorted(option for option, *_ in rows) == option_names()
+    for option, _, shown, _ in rows:
         default = spelt(option)
         if default is None:
             assert not re.fullmatch(r"`.*`", shown), f"{option} has no default of that form"
         else:
             assert shown == f"`{default}`", option
+
+
+def refusal(option: str, value: str) -> str:
+    """What the program says is accepted there; "" when it takes the value."""
+    from ossfs.config import load_config
+    from ossfs.errors import ConfigError
+
+    try:
+        load_config("bucket", "/m", ["endpoint=http://h", f"{option}={value}"])
+    except ConfigError as error:
+        return str(error).partition("accepted: ")[2]
+    return ""
+
+
+def taken(option: str) -> str:
+    """What an option takes, as the table has it, by what the program says when it is wrong."""
+    said = refusal(option, "?!")
+    if said.startswith("true (which is AES256)"):
+        return "`AES256`, `KMS`, `SM4`, yes or no"
+    if said.startswith("true, yes, on"):
+        return "yes or no"
+    if said.startswith(("bytes", "seconds")):
+        range_ = (refusal(option, "0") or refusal(option, "999999999")).partition(", as in")[0]
+        return ("size, " if said.startswith("bytes") else "time, ") + range_
+    if said.startswith("octal digits"):
+        return "octal digits"
+    if said.startswith("a whole number from "):
+        return said.removeprefix("a whole number from ")
+    if "a second" in said:
+        return "speed, " + said.partition(", as in")[0]
+    if said.startswith("the number or the name"):
+        return "name or number"
+    if said.startswith("a region id"):
+        return "region id"
+    if said.startswith("a host or URL"):
+        return "host or URL"
+    if said and not said.startswith("the path"):
+        return ", ".join(f"`{word}`" for word in said.split(", "))
+    kinds = {"the path of": "path", "one line that": "text", "a path without": "prefix"}
+    said = refusal(option, "a/../\0")
+    return next((kind for words, kind in kinds.items() if said.startswith(words)), said)
+
+
+@pytest.mark.parametrize("option", option_names())
+def test_the_table_says_what_each_option_takes(option: str) -> None:
+    rows = {name: takes for name, takes, _, _ in manpage.options_table(manpage.OPTIONS.read_text())}
+    assert rows[option] == taken(option)
 
 
 def test_options_that_are_used_exist() -> None:
