@@ -55,7 +55,7 @@ $(STAMP): pyproject.toml | packages
 install: packages
 	@$(PYTHON3) -m venv $(PREFIX)/lib/ossfs
 	@$(PREFIX)/lib/ossfs/bin/python -m pip --disable-pip-version-check --no-input install -qq --upgrade pip setuptools wheel
-	@$(PREFIX)/lib/ossfs/bin/python -m pip --disable-pip-version-check --no-input install -qq '.[credentials]'
+	@$(PREFIX)/lib/ossfs/bin/python -m pip --disable-pip-version-check --no-input install -qq '.[credentials,metrics]'
 	@mkdir -p $(PREFIX)/bin $(PREFIX)/lib/systemd/system $(PREFIX)/lib/systemd/user
 	@ln -sf ../lib/ossfs/bin/ossfs $(PREFIX)/bin/ossfs
 	@install -m 644 systemd/ossfs@.service $(PREFIX)/lib/systemd/system

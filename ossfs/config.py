@@ -55,6 +55,7 @@ from ossfs.values import (
     parse_encrypt,
     parse_endpoint,
     parse_id,
+    parse_listen,
     parse_octal,
     parse_path,
     parse_prefix,
@@ -233,6 +234,9 @@ class MountConfig(BaseSettings):
     ] = Field(60.0, description="how long a file operation may make no progress, in seconds")
     log_level: Annotated[str, BeforeValidator(one_of("debug", "info", "warning", "error"))] = Field(
         "info", description="debug, info, warning or error"
+    )
+    metrics: Annotated[str, BeforeValidator(parse_listen)] | None = Field(
+        None, description="HOST:PORT where Prometheus may scrape the numbers of `ossfs status`"
     )
     log_file: FilePath | None = Field(None, description="write the log there instead of stderr or syslog")
     state_dir: FilePath = Field(

@@ -21,6 +21,7 @@ import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pyfuse3
 import trio
@@ -35,6 +36,7 @@ from ossfs.cache.writelog import WriteLog
 from ossfs.config import MountConfig
 from ossfs.control import ControlTarget, ProgressReport, serve_control
 from ossfs.errors import MountError, StoreError
+from ossfs.exporter import serve_metrics
 from ossfs.fs.ports import FsConfig, Journal, NoJournal
 from ossfs.fs.staging import default_directory
 from ossfs.fs.tree import Tree, make_tree
@@ -178,6 +180,8 @@ class _Mount:
         self.ready = ready
         self.notifier = Notifier.from_environment(os.environ)
         self.metrics = Metrics()
+        self.metrics_url: str | None = None
+        """Where they are served for Prometheus."""
         self.detached = False
         """Is it unmounted already, while programs still hold files of it?"""
 
@@ -326,27 +330,43 @@ class _Mount:
                 attr_store=attrs,
                 writeback=writes,
             )
-            guard = Guard(config.op_timeout, self.metrics, self._progress)
-            options = mount_options(
-                config.fsname,
-                allow_other=config.allow_other,
-                read_only=config.ro,
-                flags=config.mount_flags,
-            )
-            try:
-                pyfuse3.init(Operations(tree, guard), config.mountpoint, options)
-            except RuntimeError as error:
-                raise MountError(
-                    f"cannot mount at {config.mountpoint}: {error}; see what fusermount3 said above"
-                ) from error
-            failed: list[str] = []
-            try:
-                failed = await self._session(store, tree, kernel, guard)
-            finally:
-                with trio.CancelScope(shield=True):
-                    pyfuse3.close(unmount=not self.detached)
+            async with serve_metrics(config.metrics, lambda: self.document(tree)) as self.metrics_url:
+                failed = await self._with_kernel(store, tree, kernel)
             jobs.cancel_scope.cancel()
         return failed
+
+    async def _with_kernel(self, store: ObjectStore, tree: Tree, kernel: KernelCaches) -> list[str]:
+        config = self.config
+        guard = Guard(config.op_timeout, self.metrics, self._progress)
+        options = mount_options(
+            config.fsname,
+            allow_other=config.allow_other,
+            read_only=config.ro,
+            flags=config.mount_flags,
+        )
+        try:
+            pyfuse3.init(Operations(tree, guard), config.mountpoint, options)
+        except RuntimeError as error:
+            raise MountError(
+                f"cannot mount at {config.mountpoint}: {error}; see what fusermount3 said above"
+            ) from error
+        try:
+            return await self._session(store, tree, kernel, guard)
+        finally:
+            with trio.CancelScope(shield=True):
+                pyfuse3.close(unmount=not self.detached)
+
+    def document(self, tree: Tree) -> dict[str, Any]:
+        """What the mount says of itself."""
+        record = self.registration.record
+        return status.document(
+            self.config,
+            tree,
+            self.metrics,
+            state=record.state,
+            started=record.started,
+            metrics_url=self.metrics_url,
+        )
 
     def _fs_config(self, bucket: BucketInfo | None) -> FsConfig:
         config = self.config
@@ -485,11 +505,7 @@ class _Target(ControlTarget):
 
     def status(self) -> dict[str, object]:
         """See ControlTarget."""
-        mount = self._mount
-        record = mount.registration.record
-        return status.document(
-            mount.config, self._tree, mount.metrics, state=record.state, started=record.started
-        )
+        return self._mount.document(self._tree)
 
     async def flush(self, progress: ProgressReport) -> list[str]:
         """See ControlTarget."""

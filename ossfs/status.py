@@ -25,9 +25,15 @@ MOST_FILES: Final = 100
 
 
 def document(
-    config: MountConfig, tree: Tree, metrics: Metrics, *, state: str, started: float
+    config: MountConfig,
+    tree: Tree,
+    metrics: Metrics,
+    *,
+    state: str,
+    started: float,
+    metrics_url: str | None = None,
 ) -> dict[str, Any]:
-    """All numbers at one moment.  started: unix seconds."""
+    """All numbers at one moment.  started: unix seconds.  metrics_url: where they are for Prometheus."""
     counters = metrics.snapshot()
     budget = tree.ctx.budget
     return {
@@ -64,6 +70,7 @@ def document(
         },
         "files": _files(tree),
         "inodes": len(tree.ctx.inodes),
+        "metrics_url": metrics_url,
         "counters": counters,
     }
 

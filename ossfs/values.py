@@ -7,6 +7,7 @@ option's name and the value before it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -284,6 +285,22 @@ def parse_endpoint(value: object) -> str:
         raise ValueError("is no endpoint; accepted: a host or URL as in https://oss-cn-hangzhou.aliyuncs.com")
     scheme, mark, rest = text.rstrip("/").rpartition("://")
     return scheme.lower() + mark + rest
+
+
+def parse_listen(value: object) -> str:
+    """HOST:PORT to listen at, normalised; ValueError otherwise."""
+    text = value.strip() if isinstance(value, str) else ""
+    host, colon, port = text.rpartition(":")
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    known = ":" not in host and _HOST.fullmatch(host.lower()) is not None
+    try:
+        known = known or (inner != host and ipaddress.ip_address(inner).version == 6)
+    except ValueError:
+        known = False
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
+    if not (colon and known and 0 <= number <= 65535):
+        raise ValueError("is no address to listen at; accepted: HOST:PORT as in 127.0.0.1:9105 or [::1]:9105")
+    return f"{host}:{number}"
 
 
 def normalise_prefix(text: str) -> str:

@@ -181,6 +181,7 @@ def _mount(one: Shown, previous: Shown | None) -> list[RenderableType]:
             f"{one['state']}, process {one['pid']}, for {duration(one['uptime_seconds'])}, "
             f"{one['endpoint']}, ossfs {one['version']}"
         ),
+        *([_text(f"metrics for Prometheus at {one['metrics_url']}")] if one["metrics_url"] else []),
         "",
         _transfer(one, previous),
         "",

@@ -705,3 +705,28 @@ def test_read_file_returns_plain_values(tmp_path: Path) -> None:
     found = read_file(str(file))
     assert found.values == {"ttl": 3, "secure": False}
     assert found.place("secure") == f"config file {file}, line 2"
+
+
+# ---- metrics
+
+
+@pytest.mark.parametrize(
+    ("given_as", "address"),
+    [
+        ("127.0.0.1:9105", "127.0.0.1:9105"),
+        ("localhost:0", "localhost:0"),
+        ("[::1]:09105", "[::1]:9105"),
+        (" 0.0.0.0:80", "0.0.0.0:80"),
+    ],
+)
+def test_where_metrics_are_served(given_as: str, address: str) -> None:
+    assert load(f"metrics={given_as}").metrics == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9105", ":9105", "127.0.0.1", "127.0.0.1:", "::1:9105", "[::x]:1", "a b:1", "a:65536", "a:-1", "a:b"],
+)
+def test_what_is_no_address_to_listen_at(text: str) -> None:
+    said = complaint(f"metrics={text}")
+    assert said.startswith(f"-o metrics={text} is") and "127.0.0.1:9105" in said

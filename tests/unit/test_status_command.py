@@ -45,6 +45,7 @@ def shown(**changes: Any) -> dict[str, Any]:
         "memory": {"used_bytes": 64 << 20, "peak_bytes": 0, "limit_bytes": 1 << 30},
         "files": {"open": 1, "pending": 0, "pending_bytes": 0, "uploads": 0, "writing": []},
         "inodes": 9,
+        "metrics_url": None,
         "counters": {},
     }
     return one | changes
