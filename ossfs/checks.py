@@ -19,23 +19,10 @@ from typing import Final, Literal, TypeAlias
 
 from ossfs.access import written_as
 from ossfs.config import MountConfig
-from ossfs.errors import (
-    AccessDenied,
-    ClockSkewed,
-    ConnectFailed,
-    ConnectionLost,
-    DeadlineExceeded,
-    InvalidAccessKey,
-    MountError,
-    NotFound,
-    SignatureMismatch,
-    StoreError,
-    TokenExpired,
-    WrongRegion,
-)
+from ossfs.errors import AccessDenied, MountError, StoreError
 from ossfs.fs.names import showable
 from ossfs.mountpoint import FSTYPE, check_fuse, check_mountpoint, is_dead, mount_at, resolve_mountpoint
-from ossfs.preflight import format_duration, reason
+from ossfs.preflight import failed_step, format_duration, reason
 from ossfs.store.base import BucketInfo, ObjectHeaders, ObjectStore
 from ossfs.updatedb import advice
 
@@ -177,20 +164,13 @@ def _clock(skew: float) -> Finding:
 def _first_failure(error: StoreError, config: MountConfig) -> list[Finding]:
     """Where the very first request failed, and what that proves of what lies before it."""
     line = reason(error, config, time.time() - error.server_date if error.server_date else None)
-    if isinstance(error, ConnectFailed | ConnectionLost | DeadlineExceeded) or not error.status:
-        return [_failed("endpoint", line)]
+    step = failed_step(error)
+    if step == "endpoint":
+        return [_failed(step, line)]
     reached = [Finding("endpoint", "ok", f"{config.endpoint_url} answers")]
-    if isinstance(error, ClockSkewed):
-        return [*reached, _failed("clock", line)]
-    if error.server_date:
+    if error.server_date and step != "clock":
         reached.append(_clock(time.time() - error.server_date))
-    if isinstance(error, InvalidAccessKey | SignatureMismatch | TokenExpired):
-        return [*reached, _failed("signature", line)]
-    if isinstance(error, WrongRegion):
-        return [*reached, _failed("region", line)]
-    if isinstance(error, NotFound):
-        return [*reached, _failed("bucket", line)]
-    return [*reached, _failed("list", line)]
+    return [*reached, _failed(step, line)]
 
 
 def _bucket(info: BucketInfo, config: MountConfig) -> list[Finding]:

@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 
 from ossfs import __version__
 from ossfs.commands import register
+from ossfs.commands.params import Options, Source
 from ossfs.daemon import user_error_in
 from ossfs.errors import ConfigError, MountError, UserError
 
@@ -70,9 +71,7 @@ class _MountCommand(TyperCommand):
 
 @app.command(cls=_MountCommand)
 def mount(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="bucket, bucket:/prefix or oss://bucket/prefix")
-    ],
+    source: Source,
     mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="an existing, empty directory")],
     options: Annotated[
         list[str] | None,
@@ -165,12 +164,8 @@ def _await_turn(config: MountConfig) -> None:
 
 @app.command()
 def cleanup(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="bucket, bucket:/prefix or oss://bucket/prefix")
-    ],
-    options: Annotated[
-        list[str] | None, typer.Option("-o", metavar="OPT[,OPT...]", help="as for mount")
-    ] = None,
+    source: Source,
+    options: Options = None,
     older_than: Annotated[
         str,
         typer.Option("--older-than", metavar="AGE", help="only of mounts that ended that long ago: 1d"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from ossfs.config import MountConfig
@@ -161,24 +161,27 @@ def _other(case: _Case) -> str:
     return f"{case.target} cannot be listed{case.why}; check the endpoint and the options"
 
 
-_SENTENCES: Final[tuple[tuple[type[StoreError], Callable[[_Case], str]], ...]] = (
+Step: TypeAlias = Literal["endpoint", "clock", "signature", "region", "bucket", "list"]
+"""What the first request proves, one after the other."""
+
+_SENTENCES: Final[tuple[tuple[type[StoreError], Callable[[_Case], str], Step], ...]] = (
     # Subclasses before their parents.
-    (NoSuchBucket, _bucket),
-    (InvalidAccessKey, _access_key),
-    (SignatureMismatch, _signature),
-    (ClockSkewed, _clock),
-    (TokenExpired, _token),
-    (WrongRegion, _region),
-    (AccessDenied, _denied),
-    (NameNotResolved, _name),
-    (PlainHttp, _plain),
-    (TlsFailed, _tls),
-    (ConnectFailed, _connect),
-    (DeadlineExceeded, _timeout),
-    (RequestTimeout, _timeout),
-    (ConnectionLost, _lost),
-    (Throttled, _throttled),
-    (ServerFault, _fault),
+    (NoSuchBucket, _bucket, "bucket"),
+    (InvalidAccessKey, _access_key, "signature"),
+    (SignatureMismatch, _signature, "signature"),
+    (ClockSkewed, _clock, "clock"),
+    (TokenExpired, _token, "signature"),
+    (WrongRegion, _region, "region"),
+    (AccessDenied, _denied, "list"),
+    (NameNotResolved, _name, "endpoint"),
+    (PlainHttp, _plain, "endpoint"),
+    (TlsFailed, _tls, "endpoint"),
+    (ConnectFailed, _connect, "endpoint"),
+    (DeadlineExceeded, _timeout, "endpoint"),
+    (RequestTimeout, _timeout, "endpoint"),
+    (ConnectionLost, _lost, "endpoint"),
+    (Throttled, _throttled, "list"),
+    (ServerFault, _fault, "list"),
 )
 
 
@@ -201,8 +204,14 @@ def explain(error: StoreError, config: MountConfig, *, skew: float | None = None
 
 def reason(error: StoreError, config: MountConfig, skew: float | None = None) -> str:
     """What is wrong and what to do, parted by a semicolon.  skew: as for `explain`."""
-    sentence = next((say for kind, say in _SENTENCES if isinstance(error, kind)), _other)
+    sentence = next((say for kind, say, _ in _SENTENCES if isinstance(error, kind)), _other)
     return sentence(_Case(error, config, skew))
+
+
+def failed_step(error: StoreError) -> Step:
+    """How far the first request came."""
+    found = next((step for kind, _, step in _SENTENCES if isinstance(error, kind)), None)
+    return found or ("list" if error.status else "endpoint")
 
 
 def format_duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ossfs.commands.output import print_json, print_table, printable
+from ossfs.commands.params import Options, Source
 from ossfs.errors import ConfigError, NoCredentials
 
 if TYPE_CHECKING:
@@ -22,12 +23,8 @@ CALL_SECONDS = 20.0
 
 
 def check(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="bucket, bucket:/prefix or oss://bucket/prefix")
-    ],
-    options: Annotated[
-        list[str] | None, typer.Option("-o", metavar="OPT[,OPT...]", help="as for mount")
-    ] = None,
+    source: Source,
+    options: Options = None,
     mountpoint: Annotated[
         str | None, typer.Option("--mountpoint", metavar="DIR", help="look at this mount point, too")
     ] = None,

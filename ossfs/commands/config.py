@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ossfs.commands.output import print_json, print_table, printable
+from ossfs.commands.params import Options, Source
 
 if TYPE_CHECKING:
     from ossfs.config import MountConfig
 
 
 def show_config(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="bucket, bucket:/prefix or oss://bucket/prefix")
-    ],
-    options: Annotated[
-        list[str] | None, typer.Option("-o", metavar="OPT[,OPT...]", help="as for mount")
-    ] = None,
+    source: Source,
+    options: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> int:
     """Show the options that are in force, and where each comes from: -o, environment, file, or default.
