@@ -91,11 +91,13 @@ def mount(
     from ossfs import logs
     from ossfs import mountpoint as places
     from ossfs.config import load_config
+    from ossfs.private import check_private
 
     config = load_config(source, mountpoint, options or [])
     credentials = _credentials(config)
     _check_readable("ca_file", config.ca_file)
     places.check_fuse(config.allow_other)
+    check_private(config.state_dir, "state_dir")
     log_place = logs.set_up(
         config.log_level, background=not foreground, log_file=config.log_file, state_dir=config.state_dir
     )

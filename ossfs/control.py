@@ -32,6 +32,8 @@ from ossfs.registry import PREDECESSOR_TIMEOUT, MountRecord, Registry, all_regis
 log = logging.getLogger(__name__)
 
 MAX_LINE: Final = 64 * 1024
+MAX_ANSWER: Final = 64 * 1024 * 1024
+"""An unmount may name many files; a process that pretends to be a mount cannot fill the memory."""
 HEARTBEAT: Final = 5.0
 """Seconds after which a client that waits is told the latest progress again."""
 CLIENT_TIMEOUT: Final = 60.0
@@ -303,7 +305,7 @@ def request(
             sock.connect(record.socket)
             sock.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
             with sock.makefile("rb") as lines:
-                for line in lines:
+                while line := lines.readline(MAX_ANSWER):
                     answer: dict[str, Any] = json.loads(line)
                     if "progress" in answer:
                         if on_progress is not None:

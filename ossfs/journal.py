@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from ossfs.errors import NotFound, PosixError, StoreError
 from ossfs.fs.stored import put_back
+from ossfs.private import is_ours
 from ossfs.store.base import WRITE_ID, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,9 @@ async def sweep(
             os.close(fd)
             continue
         try:
+            if not is_ours(fd):
+                log.warning("%s is not of this user: nothing in it is believed", path)
+                continue
             left = read(path)
             young = time.time() - os.fstat(fd).st_mtime < older_than
             if (left.bucket, left.endpoint) == (bucket, endpoint) and not young:

@@ -56,6 +56,10 @@ def redact(text: str) -> str:
     return text
 
 
+_VISIBLE: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+"""A key may hold control characters, and a terminal that shows the log would obey them."""
+
+
 class OneLine(logging.Formatter):
     """One line an event, tracebacks and repeats included, and no secrets."""
 
@@ -65,7 +69,8 @@ class OneLine(logging.Formatter):
         repeats = getattr(record, "repeats", 0)
         if repeats:
             text += f" (and {repeats} times more like it)"
-        return redact(" | ".join(line.strip() for line in text.splitlines() if line.strip()))
+        line = " | ".join(line.strip() for line in text.splitlines() if line.strip())
+        return redact(line.translate(_VISIBLE))
 
 
 class RepeatFilter(logging.Filter):

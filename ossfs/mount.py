@@ -47,6 +47,7 @@ from ossfs.fuse.ops import Operations
 from ossfs.metrics import Metrics
 from ossfs.notify import Notifier, uploads_text
 from ossfs.preflight import explain
+from ossfs.private import check_private
 from ossfs.registry import Registration, Registry
 from ossfs.store.base import BucketInfo, ObjectStore
 from ossfs.store.credentials import CredentialsProvider
@@ -127,6 +128,7 @@ def clean_up(config: MountConfig, *, older_than: float, dry_run: bool, report: C
 
     Raises UserError when the bucket cannot be reached.
     """
+    check_private(config.state_dir, "state_dir")
     credentials = find_credentials(config)
 
     async def work() -> int:

@@ -37,6 +37,7 @@ PREDECESSOR_TIMEOUT: Final = 600.0
 """Seconds that a new mount waits for a draining one of the same bucket, unless told otherwise."""
 
 _POLL: Final = 0.05
+_MAX_RECORD: Final = 64 * 1024
 _RUNTIME_DIR_VARIABLE: Final = "OSSFS_RUNTIME_DIR"
 _TEMPORARY: Final = "/tmp/ossfs-{}"  # noqa: S108 # nosec B108 # its owner is checked wherever it is used
 
@@ -60,6 +61,13 @@ class MountRecord:
     def source(self) -> str:
         """`bucket` or `bucket:/prefix`."""
         return f"{self.bucket}:/{self.prefix}" if self.prefix else self.bucket
+
+
+_RECORD_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys("mount_id bucket prefix endpoint mountpoint state socket device".split(), str),
+    "pid": int,
+    "started": (int, float),
+}
 
 
 def runtime_directory() -> str:
@@ -147,10 +155,15 @@ class Registration:
 
 
 class Registry:
-    """The mounts that are registered in one runtime directory, the user's own by default."""
+    """The mounts that are registered in one runtime directory, the user's own by default.
 
-    def __init__(self, directory: str | None = None) -> None:
+    owner: whose directory it is.  Another user's is only read, and what it says is not believed further than
+    it has to be: he can put anything there, and swap the directory for a link at any moment.
+    """
+
+    def __init__(self, directory: str | None = None, *, owner: int | None = None) -> None:
         self.directory = runtime_directory() if directory is None else directory
+        self._owner = os.geteuid() if owner is None else owner
 
     def register(
         self, *, bucket: str, prefix: str, endpoint: str, mountpoint: str, mount_id: str | None = None
@@ -186,9 +199,10 @@ class Registry:
         records = []
         for mount_id in self._ids():
             if not self.is_alive(mount_id):
-                _remove_files(self.directory, mount_id)
+                if self._owner == os.geteuid():
+                    _remove_files(self.directory, mount_id)
                 continue
-            record = _read_record(self.directory, mount_id)
+            record = _read_record(self.directory, mount_id, self._owner)
             if record is not None:
                 records.append(record)
         return sorted(records, key=lambda record: (record.started, record.mount_id))
@@ -295,17 +309,21 @@ def all_registries() -> list[Registry]:
     if os.geteuid() == 0:
         for pattern in ("/run/user/{}/ossfs", _TEMPORARY):
             places = sorted(glob.glob(pattern.format("*")))
-            registries += [Registry(path) for path in places if _is_users(path, pattern)]
+            for path in places:
+                owner = _owner_of(path, pattern)
+                if owner is not None:
+                    registries.append(Registry(path, owner=owner))
     return registries
 
 
-def _is_users(path: str, pattern: str) -> bool:
-    """Does a place that is named by a uid belong to that user?  In /tmp, anybody may make any name."""
+def _owner_of(path: str, pattern: str) -> int | None:
+    """The user after whom a place is named, if it is his.  In /tmp, anybody may make any name."""
     try:
         status = os.lstat(path)
     except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and path == pattern.format(status.st_uid)
+        return None
+    is_his = stat.S_ISDIR(status.st_mode) and path == pattern.format(status.st_uid)
+    return status.st_uid if is_his else None
 
 
 def _write_record(directory: str, record: MountRecord) -> None:
@@ -316,16 +334,28 @@ def _write_record(directory: str, record: MountRecord) -> None:
     os.replace(f"{path}.tmp", path)
 
 
-def _read_record(directory: str, mount_id: str) -> MountRecord | None:
-    """What the file says, or None when it is not there, not yet there, or of another version's form."""
+def _read_record(directory: str, mount_id: str, owner: int) -> MountRecord | None:
+    """What the file says, or None when it is not there, not yet there, of another version's form, or not
+    the owner's own ordinary file: to open a pipe would wait for ever, and a link may lead anywhere."""
     try:
-        with open(os.path.join(directory, f"{mount_id}.json"), encoding="utf-8") as file:
-            return MountRecord(**json.load(file))
+        fd = os.open(
+            os.path.join(directory, f"{mount_id}.json"),
+            os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
+        )
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
+                raise ValueError("it is not an ordinary file of the owner's")
+            record = MountRecord(**json.loads(file.read(_MAX_RECORD)))
+        if not all(isinstance(getattr(record, name), kind) for name, kind in _RECORD_TYPES.items()):
+            raise ValueError("its values are of other types")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         log.warning("the state file of mount %s cannot be read: %s", mount_id, error)
         return None
+    # Nobody is sent to another socket, or another mount's files, by what a file says.
+    return dataclasses.replace(record, mount_id=mount_id, socket=os.path.join(directory, f"{mount_id}.sock"))
 
 
 def _remove_files(directory: str, mount_id: str) -> None:

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ossfs.errors import MountError
+from ossfs.private import check_private
 
 FORMAT: Final = 1
 """Goes up when something below the directory is laid out so that older versions would misread it."""
@@ -46,6 +47,7 @@ class CacheDirectory:
         self._lock: int | None = None
         try:
             os.makedirs(cache_dir, mode=0o700, exist_ok=True)
+            check_private(cache_dir, "cache_dir", shared=True)
             self._make_private()
             self._take_lock()
             self._check_format()
@@ -72,6 +74,7 @@ class CacheDirectory:
                 f"cache_dir {self.path} belongs to uid {found.st_uid}; accepted: a cache_dir of the user "
                 "who mounts"
             )
+        check_private(self.path, "cache_dir")  # what others may have put there would be believed
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.chmod(self.path, 0o700)
 

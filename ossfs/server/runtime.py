@@ -264,6 +264,7 @@ def start_server(config: ServerConfig) -> RunningServer:
 
 def serve(config: ServerConfig, *, on_ready: Callable[[str, str, str], None]) -> None:
     """In the foreground until SIGTERM or SIGINT; `on_ready(url, access key id, secret)` once it accepts."""
+    os.umask(0o077)  # objects are for who runs this, also in a directory that was there before
     stop = threading.Event()
     previous = {
         number: signal.signal(number, lambda _number, _frame: stop.set())

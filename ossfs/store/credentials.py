@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import quote_from_bytes
 
 import oss2
@@ -49,6 +49,10 @@ class Credentials:
     access_key_secret: str = field(repr=False)
     security_token: str = field(default="", repr=False)
     expiration: float | None = None
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickle and copy: a secret stays in the one object that is asked for it."""
+        raise TypeError("credentials are not copied or pickled")
 
 
 class CredentialsProvider(Protocol):

@@ -332,9 +332,9 @@ def test_a_place_that_is_named_by_a_user_must_be_that_users(tmp_path: Path) -> N
     mine, others = (tmp_path / f"ossfs-{uid}" for uid in (os.getuid(), os.getuid() + 1))
     mine.mkdir()
     others.mkdir()
-    assert registry._is_users(str(mine), pattern)
-    assert not registry._is_users(str(others), pattern)
+    assert registry._owner_of(str(mine), pattern) == os.getuid()
+    assert registry._owner_of(str(others), pattern) is None
     mine.rmdir()
     mine.symlink_to(others)
-    assert not registry._is_users(str(mine), pattern)
-    assert not registry._is_users(str(tmp_path / "ossfs-0x"), pattern)
+    assert registry._owner_of(str(mine), pattern) is None
+    assert registry._owner_of(str(tmp_path / "ossfs-0x"), pattern) is None
