@@ -59,6 +59,7 @@ from ossfs.values import (
     parse_octal,
     parse_path,
     parse_prefix,
+    parse_price,
     parse_region,
     parse_seconds,
     parse_size,
@@ -237,6 +238,12 @@ class MountConfig(BaseSettings):
     )
     metrics: Annotated[str, BeforeValidator(parse_listen)] | None = Field(
         None, description="HOST:PORT where Prometheus may scrape the numbers of `ossfs status`"
+    )
+    price_put: Annotated[float, BeforeValidator(parse_price)] = Field(
+        0.0, description="price of 10 000 PUT requests, for the estimate in `ossfs status`"
+    )
+    price_get: Annotated[float, BeforeValidator(parse_price)] = Field(
+        0.0, description="price of 10 000 GET requests, for the same"
     )
     log_file: FilePath | None = Field(None, description="write the log there instead of stderr or syslog")
     state_dir: FilePath = Field(

@@ -40,6 +40,7 @@ COUNTERS: Final = {
     "ossfs_read_bytes": ("what programs read, page cache apart", "transfer.read_bytes"),
     "ossfs_written_bytes": ("what programs wrote", "transfer.written_bytes"),
     "ossfs_retries": ("requests that were sent again after a failure", "retries"),
+    "ossfs_request_cost_estimate": ("what the requests cost by the prices given", "cost.estimate"),
     "ossfs_disk_cache_read_bytes": ("read from the cache on disk", "cache.disk.read_bytes"),
 }
 """Counters, which Prometheus shows with _total: what each says, and where the document has it."""
@@ -147,6 +148,12 @@ def families(document: Document) -> Iterator[Metric]:
     for kind, count in document["errors"].items():
         errors.add_metric([kind], count)
     yield errors
+    charged = CounterMetricFamily(
+        "ossfs_charged_requests", "answers of success by price class", labels=["class"]
+    )
+    for kind in ("put", "get"):
+        charged.add_metric([kind], document["cost"][f"{kind}_requests"])
+    yield charged
     for key, text in (("hits", "what the cache had"), ("misses", "what it had not")):
         family = CounterMetricFamily(f"ossfs_cache_{key}", text, labels=["cache"])
         for cache, facts in document["cache"].items():

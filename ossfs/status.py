@@ -18,6 +18,7 @@ from ossfs.config import MountConfig
 from ossfs.fs.tree import Tree
 from ossfs.fs.writer import Writer
 from ossfs.metrics import BOUNDS, Metrics, quantile
+from ossfs.prices import count_classes, estimate, price_class
 
 SCHEMA: Final = 1
 MOST_FILES: Final = 100
@@ -69,6 +70,7 @@ def document(
             "limit_bytes": budget.limit,
         },
         "files": _files(tree),
+        "cost": _cost(config, metrics),
         "inodes": len(tree.ctx.inodes),
         "metrics_url": metrics_url,
         "counters": counters,
@@ -110,6 +112,7 @@ def _requests(counters: dict[str, int], metrics: Metrics) -> dict[str, dict[str,
         latency = metrics.latencies.get(operation)
         counts = list(latency.counts) if latency is not None else [0] * (len(BOUNDS) + 1)
         shown[operation] = {
+            "class": price_class(operation),
             "sent": sent,
             "finished": sum(counts),
             "answered": latency.answered if latency is not None else 0,
@@ -120,6 +123,17 @@ def _requests(counters: dict[str, int], metrics: Metrics) -> dict[str, dict[str,
             "latency_counts": counts,
         }
     return shown
+
+
+def _cost(config: MountConfig, metrics: Metrics) -> dict[str, Any]:
+    counts = count_classes({name: latency.answered for name, latency in metrics.latencies.items()})
+    return {
+        "put_requests": counts["put"],
+        "get_requests": counts["get"],
+        "put_price": config.price_put,
+        "get_price": config.price_get,
+        "estimate": estimate(counts, {"put": config.price_put, "get": config.price_get}),
+    }
 
 
 def _files(tree: Tree) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_PRICE = "is no price; accepted: a number from 0 to 999999, as in 0.01"
 _HOST = re.compile(r"[a-z0-9_.:-]+")
 """A name, or an address of either kind; urlsplit has taken brackets away."""
 REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
@@ -172,6 +173,19 @@ def whole(least: int, most: int) -> Callable[[object], int]:
         return int(text)
 
     return parse
+
+
+def parse_price(value: object) -> float:
+    """Of so many requests as the price list names; in any currency."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError(_PRICE)
+    try:
+        price = float(value)
+    except ValueError:
+        raise ValueError(_PRICE) from None
+    if not 0 <= price < 1e6:  # false for nan, too
+        raise ValueError(_PRICE)
+    return price
 
 
 def parse_octal(value: object) -> int:

@@ -282,12 +282,20 @@ def _facts(one: Shown) -> RenderableType:
         )
     table.add_row("errors", f"{_kinds(one['errors'], everyday=False)}; {plural(one['retries'], 'repeat')}")
     table.add_row("everyday answers", _kinds(one["errors"], everyday=True))
+    table.add_row("charged requests", _cost(one["cost"]))
     last = one["last_error"]
     if last is not None:
         ago = duration(max(0.0, one["started"] + one["uptime_seconds"] - last["at"]))
         when = datetime.fromtimestamp(last["at"], UTC).isoformat(timespec="seconds")
         table.add_row("last error", Text(f"{ago} ago ({when}): {printable(last['text'])}"))
     return table
+
+
+def _cost(cost: Shown) -> str:
+    text = f"{cost['put_requests']} of the PUT class, {cost['get_requests']} of the GET class"
+    if cost["estimate"] is None:
+        return text
+    return f"{text}: about {cost['estimate']:.4f} by the prices of this mount, which is no bill"
 
 
 def _kinds(counts: dict[str, int], *, everyday: bool) -> str:

@@ -730,3 +730,16 @@ def test_where_metrics_are_served(given_as: str, address: str) -> None:
 def test_what_is_no_address_to_listen_at(text: str) -> None:
     said = complaint(f"metrics={text}")
     assert said.startswith(f"-o metrics={text} is") and "127.0.0.1:9105" in said
+
+
+# ---- prices
+
+
+@pytest.mark.parametrize(("given_as", "price"), [("0.01", 0.01), ("0", 0.0), ("3", 3.0), ("1e-3", 0.001)])
+def test_prices(given_as: str, price: float) -> None:
+    assert load(f"price_put={given_as}").price_put == price
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1000000", "cheap", "true"])
+def test_what_is_no_price(text: str) -> None:
+    assert "a number from 0 to 999999" in complaint(f"price_get={text}")

@@ -193,6 +193,8 @@ def taken(option: str) -> str:
         return "name or number"
     if said.startswith("a region id"):
         return "region id"
+    if said.startswith("a number from "):
+        return "number, " + said.removeprefix("a number from ").partition(", as in")[0]
     if said.startswith("HOST:PORT"):
         return "HOST:PORT"
     if said.startswith("a host or URL"):

@@ -28,6 +28,7 @@ def document(**changes: Any) -> dict[str, Any]:
     one = shown(latency_bounds_seconds=[0.1, 1.0], last_error={"at": 1_700_000_001.0})
     one["requests"]["PutObject"]["latency_counts"] = [2, 1, 1]
     one["cache"]["disk"] = DISK
+    one["cost"] = {"put_requests": 6, "get_requests": 7, "estimate": 0.5}
     one["writeback"] = {"files": 1, "bytes": 2, "limit_bytes": 3}
     return one | changes
 
@@ -150,6 +151,7 @@ def test_names_follow_the_conventions() -> None:
 
 def test_what_is_null_is_left_out() -> None:
     one = document(last_error=None)
+    one["cost"]["estimate"] = None
     one["cache"]["disk"] = None
     names = {family.name for family in families(one)}
-    assert not any("disk" in name or "last_error" in name for name in names)
+    assert not any("disk" in name or "last_error" in name or "cost" in name for name in names)

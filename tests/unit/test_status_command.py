@@ -44,6 +44,7 @@ def shown(**changes: Any) -> dict[str, Any]:
         "cache": {"memory": {"hits": 3, "misses": 1}, "attributes": {"hits": 0, "misses": 0}, "disk": None},
         "memory": {"used_bytes": 64 << 20, "peak_bytes": 0, "limit_bytes": 1 << 30},
         "files": {"open": 1, "pending": 0, "pending_bytes": 0, "uploads": 0, "writing": []},
+        "cost": {"put_requests": 3, "get_requests": 4, "put_price": 0, "get_price": 0, "estimate": None},
         "inodes": 9,
         "metrics_url": None,
         "counters": {},
@@ -174,6 +175,17 @@ def test_a_live_view_on_a_terminal_ends_with_ctrl_c() -> None:
     assert os.waitstatus_to_exitcode(ended) == 0, said
     assert b"Traceback" not in said
     assert b"\x1b[?1049l" in said and b"\x1b[?25h" in said, "the terminal is as it was"
+
+
+def test_an_estimate_is_no_bill(capsys: pytest.CaptureFixture[str], answers: list[Any]) -> None:
+    priced = {"put_requests": 3, "get_requests": 4, "put_price": 1, "get_price": 1, "estimate": 0.0007}
+    answers += [shown(), shown()]
+    assert cli.run(["status", "/m"]) == 0
+    said = capsys.readouterr().out
+    assert "3 of the PUT class, 4 of the GET class" in said and "about" not in said
+    answers += [shown(cost=priced), shown(cost=priced)]
+    assert cli.run(["status", "/m"]) == 0
+    assert "about 0.0007 by the prices of this mount, which is no bill" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
