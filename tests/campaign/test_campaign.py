@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 
@@ -14,6 +15,7 @@ from tests.campaign.corruption import campaign
 from tests.campaign.faults import SCENARIOS
 from tests.campaign.ledger import ABSENT, ANYTHING, Ledger, digest, possible
 from tests.campaign.soak import Sample, grown, picture
+from tests.campaign.watched import NAME, Files, Watched
 
 ONE, TWO = digest(b"one"), digest(b"two")
 
@@ -67,6 +69,31 @@ def test_growth_is_noticed() -> None:
     assert "MiB resident" in picture(flat)
     leaking = [Sample(i * 5.0, 100 + i, 20, 50) for i in range(40)]
     assert grown(leaking) == ["resident grew from 114 to 134"]
+
+
+def test_a_database_whose_bytes_change_by_themselves_is_noticed(tmp_path: Path) -> None:
+    files, path = Files(), tmp_path / "db"
+    layer = Watched(files)  # lives as long as it is used
+
+    def rows() -> int:
+        connection = apsw.Connection(str(path), vfs=NAME)
+        try:
+            with connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS rows (data BLOB)")
+                connection.execute("INSERT INTO rows VALUES (randomblob(9000))")
+            (found,) = connection.execute("SELECT count(*) FROM rows").fetchone() or (None,)
+            return int(found or 0)
+        finally:
+            connection.close()
+
+    assert [rows(), rows()] == [1, 2]
+    assert files.reads and not files.wrong
+    damaged = bytearray(path.read_bytes())
+    damaged[5000] ^= 1
+    path.write_bytes(damaged)
+    rows()
+    assert files.wrong
+    layer.unregister()
 
 
 @pytest.mark.mount

@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -25,7 +24,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apsw
+
 from tests.campaign.ledger import ABSENT, ANYTHING, Ledger, digest
+from tests.campaign.watched import NAME, Files, Watched
 
 MIB = 1 << 20
 NO_HEAD = "none"
@@ -66,6 +68,8 @@ class Program:
         self.problems: list[str] = []
         self.files: dict[str, bytes] = {}
         """Those of whose content this program is sure."""
+        self.watched: Files | None = None
+        self.layer: Watched | None = None
         self._serial = 0
 
     def fresh(self) -> str:
@@ -299,9 +303,14 @@ def crowd(p: Program) -> None:
 
 def database(p: Program) -> None:
     """SQLite: one row a transaction.  The ledger has the number of committed rows as `rows`."""
-    path = p.directory / "db"
+    if p.watched is None:
+        p.watched = Files()
+        p.layer = Watched(p.watched)
+    files = p.watched
+    refused = files.refused
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=1)) as connection:
+        with contextlib.closing(apsw.Connection(str(p.directory / "db"), vfs=NAME)) as connection:
+            connection.set_busy_timeout(1000)
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, data BLOB)")
             for _ in range(5):
@@ -309,10 +318,14 @@ def database(p: Program) -> None:
                     connection.execute("INSERT INTO rows (data) VALUES (?)", (p.bytes(2000),))
                 (count,) = connection.execute("SELECT max(n) FROM rows").fetchone()
                 p.ledger.done(**{"database:rows": str(count)})
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    except apsw.Error as error:
+        # SQLite calls a database malformed when read(2) returns EIO.
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError) and files.refused == refused:
             p.problems.append(f"database: {error!r}")
         raise OSError(errno.EIO, str(error)) from error
+    finally:
+        p.problems += files.wrong
+        files.wrong.clear()
 
 
 def git(p: Program) -> None:

@@ -21,7 +21,7 @@ import trio
 import trio.testing
 
 from ossfs.errors import OssfsError, errno_of
-from ossfs.fs import content, lookup, staging
+from ossfs.fs import content, resolve, staging
 from ossfs.fs import hidden as hidden_keys
 from ossfs.fs.plan import PlanLimits
 from ossfs.fs.writer import Writer
@@ -69,7 +69,7 @@ def conditions(setting: Setting) -> Iterator[str | None]:
             mock.patch.object(content, "_LARGEST_BLOCK", setting.chunk // 2),
             mock.patch.object(content, "_SLACK", setting.chunk // 4),
             mock.patch.object(hidden_keys, "ZERO_BLOCK", MIB),
-            mock.patch.object(lookup, "LIST_PAGE", setting.list_page),
+            mock.patch.object(resolve, "LIST_PAGE", setting.list_page),
             mock.patch.object(staging, "trio", threadless),
         ):
             yield directory
