@@ -30,7 +30,7 @@ from tests.model.programs import Setting, make_setting
 from tests.model.reference import pattern
 from tests.model.runner import EPOCH, LIMIT, Mismatch, conditions, first, run_in_virtual_time, shown
 from tests.support.memory_store import MemoryStore
-from tests.support.posix import File, Posix, mounted
+from tests.support.posix import File, mounted
 
 NAME = "f"
 REFUSALS: list[type[StoreError]] = [AccessDenied, ServerFault]
@@ -116,11 +116,18 @@ class Distrust:
         if self.random.random() < self.share:
             await trio.sleep(self.random.choice([0.0, 0.5, 2.0]))
         if self.random.random() < self.share:
+            self._struck()
             raise self.random.choice(REFUSALS)("scripted", operation=op, key=key)
 
     async def _after(self, op: str, key: str) -> None:
         if self.random.random() < self.share / 4:
+            self._struck()
             raise ConnectionLost("the answer was lost", operation=op, key=key)
+
+    def _struck(self) -> None:
+        # A part fails behind the program's back, and a later call tells.
+        for one in self.opened:
+            one.inode.failed = True
 
     # -- operations
 
@@ -191,7 +198,9 @@ class Distrust:
 
     async def _write(self, one: Opened) -> None:
         rng, inode = self.random, one.inode
-        at = rng.choice([len(inode.now), rng.randrange(len(inode.now) + 1), rng.randrange(6 * self.setting.chunk)])
+        at = rng.choice(
+            [len(inode.now), rng.randrange(len(inode.now) + 1), rng.randrange(6 * self.setting.chunk)]
+        )
         data = rng.randbytes(rng.choice([1, 30, rng.randrange(1, 3 * self.setting.chunk)]))
         try:
             await one.file.pwrite(data, at)
@@ -235,7 +244,8 @@ class Distrust:
             return
         if one.wrote:
             self._durable(one)
-            one.inode.told = False
+        if self.store.data(NAME) == one.inode.now:
+            one.inode.told = False  # also through a descriptor that wrote nothing
 
     async def _close(self, one: Opened) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.model.concurrent import run_concurrently
+from tests.model.distrust import run_distrust
 from tests.model.local import Local
 from tests.model.programs import KIB, MIB, Maker, Op, Setting, applicable, apply, make_program, smaller
 from tests.model.reference import Reference
@@ -44,6 +45,17 @@ def test_and_so_they_do_while_requests_are_repeated() -> None:
 @pytest.mark.parametrize("call_timeout", [0.0, 1.0])
 def test_bytes_are_always_one_of_the_right_versions_when_calls_fail(call_timeout: float) -> None:
     run_some(20_000, 40, faults=0.2, call_timeout=call_timeout)
+
+
+def test_reads_after_failed_writes_are_right_or_errors() -> None:
+    began = time.monotonic()
+    for seed in range(1, 201):
+        if time.monotonic() - began > SECONDS:
+            break
+        try:
+            run_distrust(seed)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
 
 
 @pytest.mark.parametrize("faults", [0.0, 0.1])
