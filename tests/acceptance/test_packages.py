@@ -70,7 +70,7 @@ def test_the_source_distribution_is_the_checkout(built: Path, checkout: Path) ->
     files = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
     # What is about the repository and not about the product.
     files = {name for name in files if not name.startswith(".")}
-    assert not files - inside
+    assert sorted(files - inside) == []
 
 
 def test_the_wheel_has_what_an_administrator_needs(built: Path) -> None:
