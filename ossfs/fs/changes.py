@@ -31,7 +31,7 @@ from ossfs.fs.names import check_key, showable
 from ossfs.fs.ports import Caller
 from ossfs.fs.stored import acl_to_keep, stored_as, written
 from ossfs.fs.writer import note_version
-from ossfs.store.base import ListedObject
+from ossfs.store.base import ListedObject, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ class Changes:
                     writer = node.writer
                     async with self.taking_away(node):
                         if node.version is not None or writer is None or not writer.created:
-                            await self.ctx.store.delete(key)
+                            await self.deletes.now(key, node.version)
                     gone = True
             finally:
                 parent.cache.left(name, gone=gone)
@@ -338,11 +338,11 @@ class Changes:
         async with self.ctx.keys.fence(key):
             if node.parent is not parent or node.name != name:
                 raise PosixError(errno.ENOENT)
-            await self.check_empty(key, node)
+            marker = await self.check_empty(key, node)
             parent.cache.leave(name)
             gone = False
             try:
-                await self.ctx.store.delete(key)
+                await self._delete_marker(key, marker)
                 gone = True
             finally:
                 parent.cache.left(name, gone=gone)
@@ -350,11 +350,21 @@ class Changes:
             self.ctx.inodes.detach(node)
         self.entry_changed(parent)
 
-    async def check_empty(self, prefix: str, node: DirNode | None) -> None:
+    async def _delete_marker(self, key: str, marker: ListedObject | None) -> None:
+        """Raises what the store raises.  Another machine's mkdir, after an answer was lost, is left alone."""
+
+        def unchanged(info: ObjectInfo) -> bool:
+            # Markers are all alike: only the second in which it was made tells them apart.
+            return marker is not None and info.last_modified == marker.last_modified
+
+        await self.ctx.store.delete(key, unchanged=unchanged)
+
+    async def check_empty(self, prefix: str, node: DirNode | None) -> ListedObject | None:
         """A fresh LIST shows nothing but a zero-byte marker, hidden keys and what we are deleting.
 
-        node: what this mount knows of the directory; None when it knows of none.
+        node: what this mount knows of the directory; None when it knows of none.  Returns the marker.
         """
+        found: ListedObject | None = None
         for child in node.children.values() if node is not None else ():
             if isinstance(child, FileNode) and child.local:
                 raise PosixError(errno.ENOTEMPTY)
@@ -367,6 +377,7 @@ class Changes:
             for obj in page.objects:
                 rest = obj.key[len(prefix) :]
                 if rest == "" and obj.size == 0:
+                    found = obj
                     continue
                 if prefix == self.ctx.config.prefix and is_hidden(rest.split("/", 1)[0]):
                     continue
@@ -374,5 +385,5 @@ class Changes:
                     continue
                 raise PosixError(errno.ENOTEMPTY)
             if page.next_marker is None:
-                return
+                return found
             marker = page.next_marker

@@ -9,13 +9,14 @@ go at once and waits for it.  So does fsync of the directory, and unmounting.
 
 A delete remembers the version that was to go.  The service has no conditional delete, so when an
 answer was lost, or a batch was late, each object is looked at first, and one that is not the version
-that was removed is left alone: another machine has made it anew.
+that was removed is left alone: another machine has made it anew.  Single deletes, of lock files and of
+what is renamed, go through here for the same reason.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -24,6 +25,7 @@ from ossfs.errors import NotFound, OssfsError, StoreError, Transient, level_of
 from ossfs.fs.context import Context, run_all
 from ossfs.fs.inodes import Version
 from ossfs.limits import DELETE_BATCH
+from ossfs.store.base import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,36 @@ class Deletes:
         """Somebody waits for one of these keys."""
         self._hurry.set()
 
+    async def now(self, key: str, version: Version | None) -> None:
+        """Delete *key*, which the caller holds, and wait for it.  Raises what the store raises.
+
+        What another machine puts there after an answer was lost is left alone.
+        """
+        began = trio.current_time()
+
+        def unchanged(info: ObjectInfo) -> bool:
+            return version is None or version.is_still(info, trio.current_time() - began)
+
+        await self._ctx.store.delete(key, unchanged=unchanged)
+
+    async def all_now(self, versions: Sequence[Version]) -> None:
+        """The same for many, a batch at most.  Raises what the service refuses the batch with, or the first
+        that it refuses when all have been tried."""
+        failures: list[StoreError] = []
+
+        def ended(gone: bool, error: StoreError | None) -> None:
+            if error is not None:
+                failures.append(error)
+
+        began = trio.current_time()
+        batch = [_Pending(version.key, version, began, ended) for version in versions]
+        left, failure = await self._send_together(batch)
+        if failure is not None and not isinstance(failure, Transient):
+            raise failure
+        await self._send_singly(left)
+        if failures:
+            raise failures[0]
+
     async def flush(self) -> None:
         """Until all that is queued now has been answered for."""
         while self._running:
@@ -98,6 +130,11 @@ class Deletes:
             self._idle.set()
 
     async def _send(self, batch: list[_Pending]) -> None:
+        left, _ = await self._send_together(batch)
+        await self._send_singly(left)
+
+    async def _send_together(self, batch: list[_Pending]) -> tuple[list[_Pending], StoreError | None]:
+        """Those that are left to be deleted one by one, and what the last request failed with."""
         left = batch
         sure = all(trio.current_time() - p.queued_at < LATE for p in batch)
         failure: StoreError | None = None
@@ -105,7 +142,7 @@ class Deletes:
             if not sure:
                 left = await self._unchanged(left)
             if not left:
-                return
+                return [], None
             try:
                 refused = set(await self._ctx.store.delete_many([p.key for p in left], guard=lambda: False))
             except StoreError as error:
@@ -114,23 +151,28 @@ class Deletes:
                     break
                 sure = False
                 continue
+            failure = None
             for pending in left:
                 if pending.key not in refused:
                     self._end(pending, gone=True)
             left = [p for p in left if p.key in refused]
             if not left:
-                return
+                return [], None
             sure = False
+        if not sure:
+            left = await self._unchanged(left)
+        return left, failure
+
+    async def _send_singly(self, left: list[_Pending]) -> None:
         for pending in left:
             try:
-                await self._ctx.store.delete(pending.key)
+                await self.now(pending.key, pending.version)
             except StoreError as error:
-                failure = error
                 log.log(
                     max(level_of(error), logging.ERROR),
                     "%s could not be removed, and is shown again: %s",
                     pending.key,
-                    failure,
+                    error,
                 )
                 self._end(pending, gone=False, error=error)
             else:
@@ -142,14 +184,15 @@ class Deletes:
 
         async def look(pending: _Pending) -> None:
             try:
-                found = Version.of(await self._ctx.store.head(pending.key))
+                found = await self._ctx.store.head(pending.key)
             except NotFound:
                 self._end(pending, gone=True)
                 return
             except OssfsError:
                 still.append(pending)  # the delete itself will say why
                 return
-            if pending.version is None or pending.version.same_bytes(found):
+            since = trio.current_time() - pending.queued_at
+            if pending.version is None or pending.version.is_still(found, since):
                 still.append(pending)
             else:
                 log.warning("%s was made anew by somebody else, and is left alone", pending.key)

@@ -15,13 +15,13 @@ import errno
 import hashlib
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ossfs.errors import PosixError, StoreError
 from ossfs.fs.attrs import Attrs
 from ossfs.fs.dircache import DirCache
-from ossfs.store.base import ListedObject, ObjectInfo
+from ossfs.store.base import WRITE_ID, ListedObject, ObjectInfo
 
 if TYPE_CHECKING:
     from ossfs.fs.handles import FileHandle
@@ -44,11 +44,14 @@ class Version:
     size: int
     crc64: int | None
     last_modified: int = 0
+    write_id: str | None = field(default=None, compare=False)
+    """Who wrote it, where that is known: tells it from the same bytes made anew, as of an empty lock file."""
 
     @staticmethod
     def of(info: ObjectInfo) -> Version:
         """The version that a HEAD or GET described."""
-        return Version(info.key, info.etag, info.size, info.crc64, info.last_modified)
+        write_id = info.headers.meta.get(WRITE_ID)
+        return Version(info.key, info.etag, info.size, info.crc64, info.last_modified, write_id)
 
     def same_bytes(self, other: Version) -> bool:
         """Are these two the same bytes?  With no CRC on one side only the same token says so."""
@@ -61,6 +64,16 @@ class Version:
     def continues_as(self, other: Version) -> bool:
         """Is this still what *other* was found to be?  A foreign chmod changes the token, not the bytes."""
         return self.etag == other.etag or self.same_bytes(other)
+
+    def is_still(self, info: ObjectInfo, since: float) -> bool:
+        """Is what a HEAD found this object, or was it made anew?  since: seconds ago, when it was there."""
+        found = Version.of(info)
+        if not self.same_bytes(found):
+            return False
+        if self.write_id in (None, found.write_id):
+            return True
+        # Somebody has written the same bytes: before that, as a chmod does, or since?
+        return info.server_date - info.last_modified > since
 
 
 class Node:

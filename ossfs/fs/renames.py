@@ -132,7 +132,7 @@ class Renames:
                     # In the step in which the old target loses the name, so that nobody finds neither.
                     self._moved(node, new, new_name, moved, stored)
                     try:
-                        await self.ctx.store.delete(source_key)
+                        await self.changes.deletes.now(source_key, version)
                     except OssfsError:
                         self._move_back(node, old, name, new, version)
                         raise
@@ -316,11 +316,11 @@ class Renames:
         except BaseException:
             with trio.CancelScope(shield=True):
                 ours = [destination + k[len(source) :] for k in copied if not (replaces and k == source)]
-                await self._remove_keys(ours, quiet=True)
+                await self._remove([made[key] for key in ours], quiet=True)
             raise
         gone = set(copied) - {o.key for o in found}
-        await self._remove_keys([destination + k[len(source) :] for k in gone], quiet=True)
-        await self._remove_keys([o.key for o in found], quiet=False)
+        await self._remove([made[destination + k[len(source) :]] for k in gone], quiet=True)
+        await self._remove([_version(o) for o in found], quiet=False)
         return made
 
     async def _copy_batch(
@@ -338,7 +338,7 @@ class Renames:
             nonlocal done
             key = destination + obj.key[len(source) :]
             check_key(key)
-            version = Version(obj.key, obj.etag, obj.size, None, obj.last_modified)
+            version = _version(obj)
             fresh = obj.key not in replaceable
             try:
                 if fresh:
@@ -382,21 +382,24 @@ class Renames:
                 return found
             marker = page.next_marker
 
-    async def _remove_keys(self, keys: list[str], *, quiet: bool) -> None:
+    async def _remove(self, versions: list[Version], *, quiet: bool) -> None:
         """Delete in batches.  quiet: failures are logged, since nothing is lost by what stays."""
-        batches = [keys[i : i + limits.DELETE_BATCH] for i in range(0, len(keys), limits.DELETE_BATCH)]
+        size = limits.DELETE_BATCH
+        batches = [versions[i : i + size] for i in range(0, len(versions), size)]
 
-        async def remove(batch: list[str]) -> None:
+        async def remove(batch: list[Version]) -> None:
             try:
-                refused = await self.ctx.store.delete_many(batch)
-                for key in refused:
-                    await self.ctx.store.delete(key)
+                await self.changes.deletes.all_now(batch)
             except OssfsError as error:
                 if not quiet:
                     raise
                 log.warning("could not be removed: %s", error)
 
         await run_all(PARALLEL_DELETES, [lambda b=b: remove(b) for b in batches])  # type: ignore[misc]
+
+
+def _version(listed_now: ListedObject) -> Version:
+    return Version(listed_now.key, listed_now.etag, listed_now.size, None, listed_now.last_modified)
 
 
 def _same(copied: ListedObject | None, listed_now: ListedObject) -> bool:

@@ -463,10 +463,11 @@ class Tree(ExtendedAttributes):
         """-o excl=strict: an empty object at open, so that a lock file excludes other machines."""
         if self.ctx.config.versioned:
             raise PosixError(errno.ENOTSUP, "excl=strict on a versioned bucket", level=logging.ERROR)
-        headers = attributes.encode(attrs, write_id=attributes.new_write_id())
+        write_id = attributes.new_write_id()
+        headers = attributes.encode(attrs, write_id=write_id)
         async with self.ctx.keys.hold(key):
             made = await self.ctx.store.put(key, [], headers, forbid_overwrite=True)
-        return Version(key, made.etag, 0, made.crc64, made.last_modified or made.server_date)
+        return Version(key, made.etag, 0, made.crc64, made.last_modified or made.server_date, write_id)
 
     def _file_handle(self, fh: int) -> FileHandle:
         try:

@@ -438,7 +438,7 @@ class Writer(OtherVersions, Deferring):
             self.sender.completed()
             attrs, attrs_id = upload.attrs, upload.write_id
         self.content.committed()
-        self._committed(key, result, self.content.size)
+        self._committed(key, result, self.content.size, attrs_id)
         # What was set after Initiate cannot ride on the upload: one copy onto itself.
         self.attrs_dirty = not attrs.stores_as(node.attrs)
         if self.attrs_dirty:
@@ -473,13 +473,16 @@ class Writer(OtherVersions, Deferring):
         assert node.attrs is not None and self.base is not None
         attrs = node.attrs.copy()
         result = await copy_object(self.ctx, self.base, key, attrs, write_id=write_id)
-        self._committed(key, result, self.base.size, self.base.crc64)
+        self._committed(key, result, self.base.size, write_id, self.base.crc64)
         self.attrs_dirty = not attrs.stores_as(node.attrs)
 
-    def _committed(self, key: str, result: PutResult, size: int, known_crc: int | None = None) -> None:
+    def _committed(
+        self, key: str, result: PutResult, size: int, write_id: str, known_crc: int | None = None
+    ) -> None:
         """The bucket holds the new version: the node, its readers and its directory move along."""
         crc = known_crc if result.crc64 is None else result.crc64
-        version = Version(key, result.etag, size, crc, result.last_modified or result.server_date)
+        modified = result.last_modified or result.server_date
+        version = Version(key, result.etag, size, crc, modified, write_id)
         self.base = self.original = version
         self.created = self.uncommitted = False
         self.appends_only = True

@@ -195,6 +195,9 @@ Guard: TypeAlias = Callable[[], bool]
 Replaceable: TypeAlias = Callable[[ObjectInfo], bool]
 """Asked on the trio thread: may this object, which a put found under its name, be replaced?"""
 
+Unchanged: TypeAlias = Callable[["ObjectInfo"], bool]
+"""Told what a HEAD found after the answer to a delete was lost: is it what was to go, or made anew since?"""
+
 
 class ObjectStore(Protocol):
     """One bucket.  Keys are whole keys, without a leading slash; never "", "." or ".."."""
@@ -256,11 +259,16 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def delete(self, key: str, *, guard: Guard | None = None) -> None:
+    async def delete(
+        self, key: str, *, guard: Guard | None = None, unchanged: Unchanged | None = None
+    ) -> None:
         """DeleteObject; no error when there is none.
 
         guard: asked before each repeat after a failure; when it says False the failure is raised, since
         something newer has been done under that name.
+
+        unchanged: asked before a repeat when an answer was lost, so that the object may have been deleted,
+        and made anew by somebody else; when it says False the object is left alone, without an error.
         """
         ...
 

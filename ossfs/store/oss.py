@@ -52,6 +52,7 @@ from ossfs.store.base import (
     PutResult,
     Replaceable,
     StoredAs,
+    Unchanged,
     UploadInfo,
 )
 from ossfs.store.calls import Calls, StoreConfig
@@ -343,7 +344,9 @@ class OssStore:
         once = forbid_overwrite or etag is not None
         return await self._run("CopyObject", "PUT", key, finish, headers=sent, once=once, patient=True)
 
-    async def delete(self, key: str, *, guard: Guard | None = None) -> None:
+    async def delete(
+        self, key: str, *, guard: Guard | None = None, unchanged: Unchanged | None = None
+    ) -> None:
         check_key(key, "DeleteObject")
         await self._run("DeleteObject", "DELETE", key, lambda response: None, once=True)
 

@@ -6,8 +6,9 @@ What is repeated: transient failures (5xx, 408, 429, RequestTimeout, broken conn
 bodies, CRC mismatches), after a pause of full jitter under an exponential ceiling, at least what
 Retry-After asks for, until the call's time is over.  Time in which bytes moved is not counted.
 
-What a lost answer means: the work may have been done.  Repeating an unconditional put, copy, part or
-delete is harmless.  A request with a condition of its own (forbid-overwrite, source-if-match) or
+What a lost answer means: the work may have been done.  Repeating an unconditional put, copy or part is
+harmless.  A repeated delete may meet what another machine has made since: it looks first, when its
+caller says how to tell.  A request with a condition of its own (forbid-overwrite, source-if-match) or
 Complete meets its own work on the repeat, as 409, 412 or NoSuchUpload; so that refusal is settled by
 a HEAD: when the object carries the write id that this call sends (x-oss-meta-ossfs-wid) and has its
 size, the call has succeeded.  As long as an answer is lost, cancelling the task does not end the
@@ -51,6 +52,7 @@ from ossfs.store.base import (
     PutResult,
     Replaceable,
     StoredAs,
+    Unchanged,
     UploadInfo,
 )
 from ossfs.store.checksum import crc64
@@ -333,8 +335,28 @@ class RetryStore:
         )
         return result
 
-    async def delete(self, key: str, *, guard: Guard | None = None) -> None:
-        await self._call(lambda: self.once.delete(key), effects=True, guard=guard)
+    async def delete(
+        self, key: str, *, guard: Guard | None = None, unchanged: Unchanged | None = None
+    ) -> None:
+        lost = False
+
+        async def attempt_call() -> None:
+            nonlocal lost
+            if lost and unchanged is not None:
+                try:
+                    info = await self.once.head(key)
+                except NotFound:
+                    return  # an earlier attempt had done it
+                if not unchanged(info):
+                    log.warning("%s was made anew by somebody else, and is left alone", key)
+                    return
+            try:
+                await self.once.delete(key)
+            except Transient as failure:
+                lost = lost or failure.maybe_done
+                raise
+
+        await self._call(attempt_call, effects=True, guard=guard)
 
     async def delete_many(self, keys: Sequence[str], *, guard: Guard | None = None) -> builtins.list[str]:
         result, _ = await self._call(lambda: self.once.delete_many(keys), effects=True, guard=guard)

@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from ossfs.errors import AccessDenied, ConnectionLost, OssfsError, ServerFault
+from ossfs.store.base import WRITE_ID, ObjectHeaders
+from ossfs.store.retry import RetryStore
 from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import Posix, mounted
 
@@ -165,3 +167,80 @@ async def test_unlink_of_a_missing_name(fs: Posix, autojump_clock: object) -> No
     with pytest.raises(OssfsError) as caught:
         await fs.unlink("nope")
     assert caught.value.errno == errno.ENOENT
+
+
+def _made_anew(store: MemoryStore, op: str, key: str, again: str, body: bytes = b"theirs") -> None:
+    """The answer to the first *op* on *key* is lost; then another machine makes *again*."""
+    store.faults.append(Fault(op=op, key=key, error=ConnectionLost, lose=True))
+
+    async def anew(called: str, about: str) -> None:
+        if (called, about) == (op, key):
+            store.after = None
+            later = store.now() + 1  # markers differ in nothing but their second
+            store.add(again, body, ObjectHeaders(meta={WRITE_ID: "another"}), last_modified=later)
+
+    store.after = anew
+
+
+@pytest.mark.parametrize("kind", ["sync", "lock", "open"])
+async def test_a_lost_answer_to_a_single_delete_spares_what_another_machine_makes(
+    kind: str, store: MemoryStore, autojump_clock: object
+) -> None:
+    """Two machines that take turns at one lock file must never remove each other's."""
+    store.add("g", b"x")
+    with trio.fail_after(100):
+        async with mounted(RetryStore(store), delete_sync=kind == "sync") as fs:
+            await fs.write_file("f", b"" if kind == "lock" else b"old", os.O_EXCL if kind == "lock" else 0)
+            file = await fs.open("f") if kind == "open" else None
+            _made_anew(store, "delete", "f", "f", b"" if kind == "lock" else b"theirs")
+            await fs.unlink("f")
+            assert "f" in store.objects
+            if file is not None:
+                await file.close()
+
+
+async def test_a_delete_whose_answer_is_lost_before_it_is_done_is_repeated(
+    store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("f", b"x")
+    store.add("g", b"x")
+    store.faults.append(Fault(op="delete", error=ServerFault, count=4))
+    with trio.fail_after(100):
+        async with mounted(RetryStore(store), delete_sync=True) as fs:
+            await fs.unlink("f")
+            assert store.keys() == ["g"]
+
+
+async def test_a_lost_answer_to_the_delete_of_a_rename_spares_what_another_machine_makes(
+    store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("log", b"old")
+    with trio.fail_after(100):
+        async with mounted(RetryStore(store)) as fs:
+            _made_anew(store, "delete", "log", "log")
+            await fs.rename("log", "log.1")
+            assert (store.data("log"), store.data("log.1")) == (b"theirs", b"old")
+
+
+async def test_a_lost_answer_to_the_deletes_of_a_directory_rename_spares_what_another_machine_makes(
+    store: MemoryStore, autojump_clock: object
+) -> None:
+    for name in ("f", "g"):
+        store.add(f"d/{name}", b"old")
+    with trio.fail_after(100):
+        async with mounted(RetryStore(store)) as fs:
+            _made_anew(store, "delete_many", "d/f", "d/g")
+            await fs.rename("d", "e")
+            assert store.keys() == ["d/g", "e/f", "e/g"]
+            assert store.data("d/g") == b"theirs"
+
+
+async def test_a_lost_answer_to_rmdir_spares_the_directory_that_another_machine_makes(
+    store: MemoryStore, autojump_clock: object
+) -> None:
+    with trio.fail_after(100):
+        async with mounted(RetryStore(store)) as fs:
+            await fs.mkdir("d")
+            _made_anew(store, "delete", "d/", "d/", b"")
+            await fs.rmdir("d")
+            assert store.keys() == ["d/"]

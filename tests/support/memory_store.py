@@ -51,6 +51,7 @@ from ossfs.store.base import (
     PutResult,
     Replaceable,
     StoredAs,
+    Unchanged,
     UploadInfo,
 )
 from ossfs.store.checksum import combine, crc64
@@ -516,7 +517,9 @@ class MemoryStore:
             made.symlink_target = found.symlink_target
             return self._result(made, last_modified=True)
 
-    async def delete(self, key: str, *, guard: Guard | None = None) -> None:
+    async def delete(
+        self, key: str, *, guard: Guard | None = None, unchanged: Unchanged | None = None
+    ) -> None:
         self._check_key("delete", key)
         async with self._call("delete", key):
             if key in self.immutable and key in self.objects:
