@@ -6,9 +6,9 @@ PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.setup-stamp
 PIP     := $(PY) -m pip --disable-pip-version-check --no-input
 ARGS    ?=
-# Where `make install` installs; DESTDIR is another root for what has to be outside of it.
+# Where `make install` installs, and below what the /sbin is that gets the helpers of mount(8).
 PREFIX  ?= /usr/local
-DESTDIR ?= /
+HELPER_PREFIX ?= /
 
 .PHONY: help setup packages install uninstall demo test coverage kill check format man bench bench-peers campaign soak \
 	acceptance fuzz audit clean
@@ -64,12 +64,12 @@ install: packages
 	@install -m 644 man/*.8 $(PREFIX)/share/man/man8
 	@rm -rf $(PREFIX)/share/doc/ossfs
 	@cp -r $(PREFIX)/lib/ossfs/share/doc/ossfs $(PREFIX)/share/doc
-	@$(PREFIX)/lib/ossfs/bin/ossfs install-helper --prefix $(DESTDIR)
+	@$(PREFIX)/lib/ossfs/bin/ossfs install-helper --prefix $(HELPER_PREFIX)
 	@test ! -d /run/systemd/system || systemctl daemon-reload
 	@echo 'installed $(PREFIX)/bin/ossfs; documents and examples are in $(PREFIX)/share/doc/ossfs'
 
 uninstall:
-	@test ! -x $(PREFIX)/lib/ossfs/bin/ossfs || $(PREFIX)/lib/ossfs/bin/ossfs install-helper --remove --prefix $(DESTDIR)
+	@test ! -x $(PREFIX)/lib/ossfs/bin/ossfs || $(PREFIX)/lib/ossfs/bin/ossfs install-helper --remove --prefix $(HELPER_PREFIX)
 	@rm -rf $(PREFIX)/lib/ossfs $(PREFIX)/share/doc/ossfs
 	@rm -f $(PREFIX)/bin/ossfs $(PREFIX)/lib/systemd/system/ossfs@.service $(PREFIX)/lib/systemd/user/ossfs-user@.service
 	@rm -f $(PREFIX)/share/man/man8/ossfs.8 $(PREFIX)/share/man/man8/mount.ossfs.8
