@@ -346,9 +346,11 @@ class _Mount:
             read_only=config.ro,
             flags=config.mount_flags,
         )
+        await trio.to_thread.run_sync(utab.add, config.fsname, config.mountpoint)
         try:
             pyfuse3.init(Operations(tree, guard), config.mountpoint, options)
         except RuntimeError as error:
+            await trio.to_thread.run_sync(utab.remove, config.mountpoint)
             raise MountError(
                 f"cannot mount at {config.mountpoint}: {error}; see what fusermount3 said above"
             ) from error
@@ -420,7 +422,6 @@ class _Mount:
 
             around.start_soon(serve)
             await trio.to_thread.run_sync(tune, config.mountpoint)
-            await trio.to_thread.run_sync(utab.add, config.fsname, config.mountpoint)
             self.registration.set_state("mounted")
             log.info("%s is mounted at %s", config.source, config.mountpoint)
             self.ready()

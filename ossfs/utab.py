@@ -1,13 +1,19 @@
-"""A line in /run/mount/utab, by which umount(8) finds our helper.
+"""A line in /run/mount/utab, by which umount(8) finds our helper, and systemd knows that we need the network.
 
 Threading: blocking calls on local files; any thread, one at a time.
 
 umount(8) looks for the helper of a file system's type.  Where nothing is noted of a mount, it takes the type
 from statfs(2), which knows `fuse` and no subtype, and so finds none.  A line with `uhelper=` makes it look
-for umount.fuse.ossfs.  libmount keeps that file, with its lock.
+for umount.fuse.ossfs.
 
-Only root can write it, and needs to: the umount(8) of others goes by /proc/self/mountinfo.  Nothing here is
-an error: without the line, umount(8) returns before the uploads are done, as it does without a helper.
+systemd reads the line too, once something is mounted, instead of the options of its own unit.  Without
+_netdev it takes us for a local file system.  It forgets that the mount comes before remote-fs.target, so that
+a boot may wait for that target for ever, and that the network is to stay until the mount has gone.  The line
+is written before the mount is made, so that there is no moment in which it is missing.  mount(8) leaves it
+alone then.
+
+libmount keeps that file, with its lock.  Only root can write it, and needs to: the umount(8) of others goes
+by /proc/self/mountinfo.  Nothing here is an error: what depends on the line is a little worse without it.
 """
 
 from __future__ import annotations
@@ -21,10 +27,10 @@ from ossfs.mountpoint import FSTYPE
 
 log = logging.getLogger(__name__)
 
-HELPER: Final = f"/sbin/umount.{FSTYPE}"
+OPTIONS: Final = f"uhelper={FSTYPE},_netdev"
 _LIBRARY: Final = "libmount.so.1"
 _LINES: Final = 2
-"""Ours, and the one that mount(8) makes of options such as _netdev after its helper has returned."""
+"""Ours, and that of a mount below ours that was killed."""
 
 _POINTER: Final = ctypes.c_void_p
 _TEXT: Final = ctypes.c_char_p
@@ -43,8 +49,8 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
 
 
 def add(source: str, mountpoint: str) -> None:
-    """Note that the mount at *mountpoint* has a helper, if that is installed."""
-    library = _open() if os.geteuid() == 0 and os.path.exists(HELPER) else None
+    """Note what the mount of *source* that is about to be made at *mountpoint* is."""
+    library = _open() if os.geteuid() == 0 else None
     if library is None:
         return
     _remove(library, mountpoint)  # of a mount that was killed
@@ -53,7 +59,7 @@ def add(source: str, mountpoint: str) -> None:
         library.mnt_fs_set_source(entry, os.fsencode(source))
         library.mnt_fs_set_target(entry, os.fsencode(mountpoint))
         library.mnt_fs_set_fstype(entry, FSTYPE.encode())
-        library.mnt_fs_set_options(entry, f"uhelper={FSTYPE}".encode())
+        library.mnt_fs_set_options(entry, OPTIONS.encode())
         _update(library, None, entry)
     finally:
         library.mnt_unref_fs(entry)
@@ -61,7 +67,7 @@ def add(source: str, mountpoint: str) -> None:
 
 def remove(mountpoint: str) -> None:
     """Forget what is noted of a mount that is no longer there."""
-    library = _open() if os.geteuid() == 0 and os.path.exists(HELPER) else None
+    library = _open() if os.geteuid() == 0 else None
     if library is not None:
         _remove(library, mountpoint)
 
@@ -78,7 +84,7 @@ def _update(library: Any, target: bytes | None, entry: int | None) -> None:
         if status == 0:
             status = library.mnt_update_table(update, None)
         if status < 0:
-            log.debug("umount(8) cannot be told of its helper: %s", os.strerror(-status))
+            log.debug("nothing can be noted in /run/mount/utab: %s", os.strerror(-status))
     finally:
         library.mnt_free_update(update)
 
@@ -91,6 +97,6 @@ def _open() -> Any:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        log.debug("umount(8) cannot be told of its helper: %s", error)
+        log.debug("nothing can be noted in /run/mount/utab: %s", error)
         return None
     return library
