@@ -19,6 +19,8 @@ import time
 from collections import OrderedDict
 from typing import Final
 
+from ossfs.errors import ConfigError
+
 ROOT: Final = "ossfs"
 SYSLOG_SOCKET: Final = "/dev/log"
 
@@ -180,7 +182,7 @@ def set_up(
     state_dir: str | None = None,
     syslog_socket: str = SYSLOG_SOCKET,
 ) -> str:
-    """Send the log to its place; a few words that say where that is."""
+    """Send the log to its place; a few words that say where that is.  Raises ConfigError for log_file."""
     global _configured_level
     _configured_level = logging.getLevelNamesMapping()[level.upper()]
     handler, place = _handler(background, log_file, state_dir, syslog_socket)
@@ -202,7 +204,13 @@ def _handler(
 ) -> tuple[logging.Handler, str]:
     if log_file is not None:
         # Opened again by itself when a rotation has moved it away.
-        return logging.handlers.WatchedFileHandler(log_file, encoding="utf-8", errors="replace"), log_file
+        try:
+            return logging.handlers.WatchedFileHandler(log_file, encoding="utf-8", errors="replace"), log_file
+        except OSError as error:
+            raise ConfigError(
+                f"log_file {log_file} cannot be written to: {error.strerror}; "
+                "accepted: a file, new or old, in a directory that exists"
+            ) from None
     if not background:
         return logging.StreamHandler(sys.stderr), "standard error"
     if os.path.exists(syslog_socket):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from ossfs import errors
+from ossfs import __version__, errors
 from ossfs.commands.mounts import all_mounts, public
 from ossfs.commands.output import console, print_json, printable
 from ossfs.errors import UserError
@@ -170,7 +170,17 @@ def render(shown: list[Shown], before: list[Shown] | None) -> RenderableType:
             blocks.append(_text(f"{one['source']} on {one['mountpoint']}: {one['error']}", "red"))
         else:
             previous = earlier.get(one["mountpoint"])
-            blocks += _mount(one, previous if previous is not None and "error" not in previous else None)
+            try:
+                blocks += _mount(one, previous if previous is not None and "error" not in previous else None)
+            except (KeyError, TypeError):
+                # The program was replaced while it served: what it says of itself has changed since.
+                blocks.append(
+                    _text(
+                        f"{one['source']} on {one['mountpoint']}: served by ossfs {one.get('version')}, "
+                        f"whose status this ossfs {__version__} does not know; --json shows it as it is",
+                        "red",
+                    )
+                )
     return Group(*blocks)
 
 

@@ -332,6 +332,18 @@ def test_progress_text(progress: UploadProgress, text: str) -> None:
     assert cli.progress_text(progress) == text
 
 
+@pytest.mark.parametrize(("place", "why"), [("none/log", "No such file"), (".", "Is a directory")])
+def test_a_log_file_that_cannot_be_written(
+    place: str, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
+    monkeypatch.setattr(mountpoint, "check_fuse", lambda allow_other: None)
+    options = f"endpoint=http://127.0.0.1:9,log_file={tmp_path}/{place}"
+    line = failure(capsys, "mount", "bucket", str(tmp_path), "-o", options)
+    assert f"log_file {tmp_path}" in line and why in line and "accepted" in line
+
+
 # ---- status: see also test_status_command.py
 
 

@@ -202,3 +202,13 @@ def test_sizes(value: float, text: str) -> None:
 )
 def test_durations(value: float, text: str) -> None:
     assert status.duration(value) == text
+
+
+def test_a_mount_of_another_version_hides_no_other(
+    capsys: pytest.CaptureFixture[str], answers: list[Any], quick: None
+) -> None:
+    """After an upgrade the old program serves on, and says other things of itself."""
+    old = {"source": "b", "mountpoint": "/m", "state": "mounted", "pid": 1, "version": "0.0.9"}
+    answers += [old, old]
+    assert cli.run(["status", "/m"]) == 0
+    assert "b on /m: served by ossfs 0.0.9" in " ".join(capsys.readouterr().out.split())
