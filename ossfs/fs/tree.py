@@ -16,6 +16,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -25,7 +26,7 @@ from ossfs.fs.attrs import Attrs
 from ossfs.fs.budget import Budget
 from ossfs.fs.changes import Changes
 from ossfs.fs.commit import fetch
-from ossfs.fs.context import Context, Jobs
+from ossfs.fs.context import Context, Jobs, run_all
 from ossfs.fs.directories import Directories
 from ossfs.fs.handles import DirHandle, FileHandle
 from ossfs.fs.hidden import HiddenKeys, abort_quietly
@@ -48,6 +49,8 @@ VALIDATED = 1.0
 """Seconds for which a GETATTR's answer counts as the revalidation of an open."""
 VIRTUAL_SIZE = 1 << 50
 """OSS has no capacity limit: df shows one PiB free beside what is used."""
+SIDE_BY_SIDE = 64
+"""Files and directories that one call stores at a time; the connections bound it further."""
 STAT_AGE = 300.0
 """Seconds between questions for the bucket's statistics, which lag by up to an hour anyway."""
 
@@ -214,7 +217,8 @@ class Tree(ExtendedAttributes):
         if isinstance(node, DirNode):
             if change.size is not None:
                 raise PosixError(errno.EISDIR)
-            await self.attributes.store_dir_attrs(node, self._edit(change), soon=times_only)
+            soon = times_only or self.ctx.writeback is not None
+            await self.attributes.store_dir_attrs(node, self._edit(change), soon=soon)
             return self.look.stat(node)
         assert isinstance(node, FileNode)
         if change.size is not None:
@@ -257,7 +261,8 @@ class Tree(ExtendedAttributes):
                 # Only times wait there, and no FLUSH will follow: mode and owner are stored at once.
                 with writer.pinned():
                     try:
-                        await writer.commit()
+                        # Of a file that is pending the local disk is told, if that will do.
+                        await writer.close()
                     except OssfsError:
                         await writer.discard_quietly()
                         raise
@@ -550,11 +555,15 @@ class Tree(ExtendedAttributes):
         handle = self._dirs.get(fh)
         if handle is None:
             raise PosixError(errno.EBADF)
-        for node in list(handle.node.children.values()):
-            if not isinstance(node, FileNode) or node.writer is None or node.writer.given_up:
-                continue
-            if node.writer.dirty:
-                await node.writer.fsync()
+        writers = [
+            node.writer
+            for node in list(handle.node.children.values())
+            if isinstance(node, FileNode)
+            and node.writer is not None
+            and node.writer.dirty
+            and not node.writer.given_up
+        ]
+        await run_all(SIDE_BY_SIDE, [writer.fsync for writer in writers])
         await self.attributes.store_pending(handle.node)
         await self.changes.deletes.flush()
         if handle.node.refused:
@@ -615,12 +624,15 @@ class Tree(ExtendedAttributes):
         async with trio.open_nursery() as nursery:
             for writer in self.dirty_writers():
                 nursery.start_soon(one, writer)
-        for node in self.ctx.inodes.all():
-            if isinstance(node, DirNode) and node.pending:
-                try:
-                    await self.attributes.store_pending(node)
-                except OssfsError as error:
-                    log.error("attributes of %s: %s", node.path(), error)
+
+        async def store(node: DirNode) -> None:
+            try:
+                await self.attributes.store_pending(node)
+            except OssfsError as error:
+                log.error("attributes of %s: %s", node.path(), error)
+
+        pending = [n for n in self.ctx.inodes.all() if isinstance(n, DirNode) and n.pending]
+        await run_all(SIDE_BY_SIDE, [partial(store, node) for node in pending])
         await self.changes.deletes.flush()
         return failed
 

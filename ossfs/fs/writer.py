@@ -176,6 +176,7 @@ class Writer(OtherVersions, Deferring):
         return self.content.held_bytes if self.dirty else 0
 
     def _press(self) -> None:
+        self.hurry()
         self.sender.press(self.lock.locked())
 
     # -- changing the map

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from ossfs.errors import ServerFault
-from ossfs.fs.writeback import replay
+from ossfs.fs.inodes import ROOT
+from ossfs.fs.writeback import DELAY, replay
 from ossfs.store.base import ObjectHeaders
 from ossfs.store.retry import RetryStore
 from tests.support.memory_log import MemoryEntry, MemoryLog
@@ -185,3 +187,71 @@ async def test_what_an_attempt_of_an_older_state_left_is_replaced(
     with trio.fail_after(100):
         assert await replay(RetryStore(store), left, hostname="h") == (1, [])
     assert store.data("f") == b"second" and conflicts(store) == []
+
+
+async def test_what_lives_shortly_never_goes_up(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    async with deferring(store, log) as fs:
+        await fs.write_file("/f", b"1")
+        assert log.pending == (1, 1)
+        await fs.unlink("/f")
+        assert log.pending == (0, 0)
+        await trio.sleep(10)
+    assert store.calls["put"] == 0
+
+
+async def test_chmod_of_a_pending_file_is_one_more_entry(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    async with deferring(store, log) as fs:
+        await fs.write_file("/f", b"1")
+        await fs.chmod("/f", 0o600)
+        assert store.calls["put"] == 0 and log.pending == (1, 1)
+        (entry,) = log.entries.values()
+        assert entry.meta["headers"]["meta"]["mode"] == str(stat.S_IFREG | 0o600)
+        await settled(log)
+        assert store.calls["put"] == 1 and store.calls["copy"] == 0
+    async with mounted(store) as fs:
+        assert stat.S_IMODE((await fs.stat("/f")).mode) == 0o600
+
+
+async def test_uploads_do_not_wait_when_memory_is_short(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    async with deferring(store, log, memory=1 << 20) as fs:
+        began = trio.current_time()
+        for n in range(30):
+            await fs.write_file(f"/f{n}", bytes([n]) * 100_000)
+        assert trio.current_time() - began < DELAY
+        await settled(log)
+    assert [store.data(f"f{n}") for n in range(30)] == [bytes([n]) * 100_000 for n in range(30)]
+
+
+async def test_chmod_of_a_directory_is_stored_within_a_second(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    async with deferring(store, log) as fs:
+        await fs.mkdir("/d")
+        store.reset_counts()
+        await fs.chmod("/d", 0o700)
+        assert store.calls["put"] == 0
+        assert stat.S_IMODE((await fs.stat("/d")).mode) == 0o700
+        await trio.sleep(1.1)
+        assert store.calls["put"] == 1
+    async with mounted(store) as fs:
+        assert stat.S_IMODE((await fs.stat("/d")).mode) == 0o700
+
+
+async def test_fsync_of_a_directory_sends_its_files_side_by_side(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    async with deferring(store, log) as fs:
+        for n in range(20):
+            await fs.write_file(f"/f{n}", b"x")
+        store.reset_counts()
+        store.latency = 1.0
+        fh = await fs.tree.opendir(ROOT)
+        await fs.tree.fsyncdir(fh)
+        await fs.tree.releasedir(fh)
+        assert log.pending == (0, 0) and store.peak_in_flight == 20
