@@ -193,6 +193,11 @@ class MountConfig(BaseSettings):
     ignore_attrs: Switch = Field(
         False, description="with attrs=list: chmod, chown and utimes succeed and do nothing"
     )
+    dtype: Annotated[str, BeforeValidator(one_of("guess", "exact"))] = Field(
+        "guess",
+        description="type of small files that nobody looked at, in a directory that is read: guess, or "
+        "exact, at a HEAD for each",
+    )
     allow_other: Switch = Field(False, description="let other users than the one who mounts in")
     nonempty: Switch = Field(False, description="mount over a directory that is not empty")
     ttl: Annotated[float, BeforeValidator(parse_seconds), AfterValidator(seconds_between(0, 86400))] = Field(

@@ -389,6 +389,7 @@ class _Mount:
             read_only=config.ro,
             attrs_list=config.attrs == "list",
             ignore_attrs=config.ignore_attrs,
+            exact_types=config.dtype == "exact",
             flush_always=config.flush == "always",
             delete_sync=config.delete == "sync",
             excl_strict=config.excl == "strict",

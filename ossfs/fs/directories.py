@@ -13,9 +13,11 @@ import trio
 from ossfs.fs.dircache import Known
 from ossfs.fs.handles import DirHandle
 from ossfs.fs.inodes import DirNode, FileNode, Node
+from ossfs.fs.links import SYMLINK
 from ossfs.fs.lookup import Lookup
 from ossfs.fs.meta import Order
 from ossfs.fs.names import showable
+from ossfs.fs.stats import SYMLINK_SIZES
 from ossfs.limits import LIST_PAGE
 from ossfs.store.base import ListedObject
 
@@ -44,11 +46,20 @@ class Directories:
                 return False
             first = len(handle.entries)
             await self._next_page(handle)
-            # The type of an entry that is read must be right: it is told whether it is a link.
-            fresh = (known.obj for _, known in handle.entries[first:])
-            await self.lookup.links.learn((obj for obj in fresh if obj is not None), quiet=True)
+            await self._learn_types([known.obj for _, known in handle.entries[first:] if known.obj])
         self._free(handle, offset)
         return True
+
+    async def _learn_types(self, objects: list[ListedObject]) -> None:
+        """What readdir says of an entry's type cannot be corrected later.
+
+        Of native symlinks it is always right.  Links and special files of ossfs are ordinary objects, small
+        or empty ones: to tell them from files takes a HEAD for each such object, so that is on request only.
+        """
+        await self.lookup.links.learn(objects, quiet=True)
+        if self.ctx.config.exact_types:
+            small = (obj for obj in objects if obj.size in SYMLINK_SIZES and obj.etag)
+            await self.lookup.meta.ask_all(obj for obj in small if obj.object_type != SYMLINK)
 
     def _free(self, handle: DirHandle, offset: int) -> None:
         """Let go of what was read long ago of a directory that is too large to be kept."""

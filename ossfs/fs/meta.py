@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -240,6 +240,22 @@ class Metadata:
         while self._queue and self._runners < AHEAD_PARALLEL:
             self._runners += 1
             self._ctx.jobs.start(self._run_ahead)
+
+    async def ask_all(self, objects: Iterable[ListedObject]) -> None:
+        """HEADs of all these objects that are not known yet, and wait for them.
+
+        A failure is left to who asks for that object next.
+        """
+
+        async def one(obj: ListedObject) -> None:
+            try:
+                self.note(obj, await self.head(obj.key))
+            except StoreError:
+                pass
+
+        unknown = [obj for obj in objects if not self.memory.knows(obj)]
+        if unknown:
+            await run_all(AHEAD_PARALLEL, [lambda o=obj: one(o) for obj in unknown])  # type: ignore[misc]
 
     async def _run_ahead(self) -> None:
         try:

@@ -50,6 +50,8 @@ class FsConfig:
     """What listings say is all that is shown; no HEAD for attributes."""
     ignore_attrs: bool = False
     """With attrs_list: chmod, chown and utimes succeed and do nothing."""
+    exact_types: bool = False
+    """readdir tells links and special files from files, at a HEAD for each small object."""
     flush_always: bool = False
     delete_sync: bool = False
     """unlink waits for its DELETE, instead of going with others within a second."""

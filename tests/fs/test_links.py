@@ -9,11 +9,12 @@ import stat
 import pytest
 import trio
 
-from ossfs.errors import OssfsError
+from ossfs.errors import AccessDenied, OssfsError
+from ossfs.fs.inodes import ROOT
 from ossfs.fs.links import relative
 from ossfs.fs.stats import Stat
-from tests.support.memory_store import MemoryStore
-from tests.support.posix import Posix, mounted
+from tests.support.memory_store import Fault, MemoryStore
+from tests.support.posix import CALLER, Posix, mounted
 
 W = os.O_WRONLY
 pytestmark = pytest.mark.timeout(60)
@@ -188,3 +189,46 @@ async def test_a_native_symlink_out_of_the_mount_is_its_target_and_read_only(
         await fs.rename("link", "moved")
         assert store.objects["m/moved"].symlink_target == "outside"
         assert await fs.read_file("moved") == b"bytes"
+
+
+async def everything(fs: Posix) -> dict[str, int]:
+    await fs.write_file("file", b"bytes")
+    await fs.write_file("large", bytes(5000))
+    await fs.symlink("file", "link")
+    for name, kind in (("pipe", stat.S_IFIFO), ("socket", stat.S_IFSOCK)):
+        await fs.tree.mknod(ROOT, name.encode(), kind | 0o644, 0, CALLER)
+    return {
+        "file": stat.S_IFREG,
+        "large": stat.S_IFREG,
+        "link": stat.S_IFLNK,
+        "pipe": stat.S_IFIFO,
+        "socket": stat.S_IFSOCK,
+    }
+
+
+async def test_exact_types_in_a_listing(autojump_clock: object) -> None:
+    store = MemoryStore()
+    async with mounted(store) as fs:
+        made = await everything(fs)
+    for made_object in store.objects.values():
+        made_object.last_modified -= 60  # what is young is looked at twice
+    store.reset_counts()
+    async with mounted(store, exact_types=True) as fs:
+        for _ in range(3):
+            assert await kinds(fs) == made
+            await trio.sleep(10)
+        assert store.calls["head"] == 4, "one for each that could be something else"
+    store.faults.append(Fault(op="head", key="link", error=AccessDenied))
+    async with mounted(store, exact_types=True) as fs:
+        assert await kinds(fs) == {**made, "link": stat.S_IFREG}, "who looks at the entry hears of it"
+
+
+async def test_types_in_a_listing_cost_no_head_unless_they_are_to_be_exact(autojump_clock: object) -> None:
+    store = MemoryStore()
+    async with mounted(store) as fs:
+        made = await everything(fs)
+    store.reset_counts()
+    async with mounted(store) as fs:
+        assert await kinds(fs) == dict.fromkeys(made, stat.S_IFREG)
+        assert store.calls["head"] == 0
+        assert stat.S_ISLNK((await fs.stat("link")).mode)
