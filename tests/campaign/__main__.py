@@ -127,17 +127,20 @@ def play(scenario: Scenario, seed: int, seconds: float, names: list[str], keep: 
         run("mount", "-t", "tmpfs", "-o", "ro,size=4k", "tmpfs", mount.path)
         stack.callback(detach, str(mount.path))
         stack.callback(_end, mount)
-        staging = top / "staging"
-        staging.mkdir()
-        if scenario.tmpfs:
-            run("mount", "-t", "tmpfs", "-o", f"size={scenario.tmpfs}", "tmpfs", staging)
-            stack.callback(detach, str(staging))
-        mount.environment["TMPDIR"] = str(staging)
+        disks = {"staging": top / "staging", "cache": top / "cache"}
+        for name, size in (("staging", scenario.staging), ("cache", scenario.cache)):
+            disks[name].mkdir()
+            if size:
+                run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disks[name])
+                stack.callback(detach, str(disks[name]))
+        mount.environment["TMPDIR"] = str(disks["staging"])
+        if scenario.cache:
+            mount.options["cache_dir"] = str(disks["cache"] / "ossfs")
         mount.mount()
-        scene = Scene(service, mount, {}, random.Random(seed), certificates[1])
+        scene = Scene(service, mount, {}, random.Random(seed), certificates[1], disks=disks)
         playable = [name for name in names if not scenario.workloads or name in scenario.workloads]
         try:
-            _Play(scene, scenario, result, top, seed, seconds).run(playable)
+            _Play(scene, scenario, result, top, seed, max(seconds, scenario.seconds)).run(playable)
         except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
             result.problems.append(f"the scenario broke off: {error}")
         result.seconds = time.monotonic() - began
@@ -269,7 +272,10 @@ class _Play:
         # Clean pages and blocks are given back when the files are forgotten.
         Path("/proc/sys/vm/drop_caches").write_text("2")
         try:
-            wait_for(quiet, "the gauges at zero", 2 * OP_TIMEOUT)
+            # An upload that was put off tries again within a minute.
+            wait_for(
+                quiet, "the gauges at zero", 90 if "writeback" in self.scene.mount.options else 2 * OP_TIMEOUT
+            )
         except AssertionError as error:
             problems.append(f"{error}: {self.scene.mount.status()}")
 

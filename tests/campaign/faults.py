@@ -9,6 +9,7 @@ Threading: one thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -41,6 +42,8 @@ class Scene:
     """A certificate that the mount does not trust, with its key and its CA."""
     killed: set[str] = field(default_factory=set)
     """Workloads that the fault has killed."""
+    disks: dict[str, Path] = field(default_factory=dict)
+    """Small disks of the mount, by what is on them: "staging", "cache"."""
     happened: int = 0
     """Times that the fault struck, where the server does not count it."""
 
@@ -53,8 +56,12 @@ class Scenario:
     fault: Fault
     options: dict[str, str | int | float] = field(default_factory=dict)
     tls: bool = False
-    tmpfs: str = ""
-    """Size of a small disk for the mount's staging files."""
+    staging: str = ""
+    """Size of a small disk for the mount's staging files; the system's temporary directory when empty."""
+    cache: str = ""
+    """Size of a small disk for its cache_dir; none when empty."""
+    seconds: float = 0.0
+    """The least that it takes."""
     workloads: tuple[str, ...] = ()
     """Those that can be played; all when empty."""
     place: str = ""
@@ -189,6 +196,41 @@ def programs_killed(scene: Scene) -> Iterator[None]:
         yield
 
 
+def stopped_a_minute(scene: Scene) -> Iterator[None]:
+    """SIGSTOP of the mount for a minute, once: all that it waits for has given it up meanwhile."""
+    yield from pauses(scene, 2, 4)
+    scene.mount.signal(signal.SIGSTOP)
+    scene.happened += 1
+    try:
+        yield from pauses(scene, 60, 60)
+    finally:
+        scene.mount.signal(signal.SIGCONT)
+    while True:
+        yield
+
+
+def disk_full(name: str) -> Fault:
+    """Somebody else fills that disk of the mount's, and gives it free again."""
+
+    def fault(scene: Scene) -> Iterator[None]:
+        filler = scene.disks[name] / "filler"
+        while True:
+            yield from pauses(scene, 1, 3)
+            try:
+                with filler.open("wb", buffering=0) as file:
+                    while file.write(bytes(1 << 20)) == 1 << 20:
+                        pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
+            scene.happened += 1
+            try:
+                yield from pauses(scene, 1, 4)
+            finally:
+                filler.unlink()
+
+    return fault
+
+
 def mount_stopped(scene: Scene) -> Iterator[None]:
     """SIGSTOP of the mount, for longer and longer."""
     seconds = 2.0
@@ -258,6 +300,13 @@ def http(status: int, rate: float) -> Fault:
     return rules({"action": "status", "status": status, "rate": rate})
 
 
+def lost(rate: float) -> Fault:
+    """A part of all requests is carried out, and their answers never come."""
+    return rules({"action": "lose", "rate": rate})
+
+
+WRITE_BACK: dict[str, str | int | float] = {"writeback": True}
+
 SCENARIOS = [
     Scenario("none", nothing),
     *(
@@ -266,7 +315,7 @@ SCENARIOS = [
         for rate in (0.01, 0.1, 0.5)
     ),
     Scenario("connections reset", rules({"action": "reset", "rate": 0.1}), counted="reset"),
-    Scenario("answers lost", rules({"action": "lose", "rate": 0.1}), counted="lose"),
+    Scenario("answers lost", lost(0.1), counted="lose"),
     Scenario("bodies cut", rules({"action": "cut", "op": "Get", "after": 500, "rate": 0.3}), counted="cut"),
     Scenario(
         "bytes flipped on the way up",
@@ -296,11 +345,22 @@ SCENARIOS = [
         counted="status",
     ),
     Scenario("wrong certificate", wrong_certificate, tls=True),
-    Scenario("staging disk full", nothing, {"memory": "32MB"}, tmpfs="66m"),
+    Scenario("staging disk full", disk_full("staging"), {"memory": "32MB"}, staging="66m"),
+    Scenario("cache disk full", disk_full("cache"), cache="96m"),
+    Scenario("cached, http-500-10%", http(500, 0.1), cache="256m", counted="status"),
     Scenario("file descriptors used up", files_limit),
     Scenario("memory limit", address_limit, may_die=True),
     Scenario("mount killed", mount_killed),
     Scenario("programs killed", programs_killed),
     Scenario("mount stopped", mount_stopped),
+    Scenario("mount stopped for a minute", stopped_a_minute, seconds=70),
     Scenario("unmounted under load", unmounted),
+    Scenario("write-back", nothing, WRITE_BACK, cache="256m"),
+    Scenario("write-back, http-500-10%", http(500, 0.1), WRITE_BACK, cache="256m", counted="status"),
+    Scenario("write-back, answers lost", lost(0.1), WRITE_BACK, cache="256m", counted="lose"),
+    Scenario("write-back, network cut", network_cut, WRITE_BACK, cache="256m", place="network"),
+    Scenario("write-back, server restarted", server_restarts, WRITE_BACK, cache="256m"),
+    Scenario("write-back, disk full", disk_full("cache"), WRITE_BACK, cache="96m"),
+    Scenario("write-back, mount killed", mount_killed, WRITE_BACK, cache="256m"),
+    Scenario("write-back, unmounted under load", unmounted, WRITE_BACK, cache="256m"),
 ]
