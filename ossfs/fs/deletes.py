@@ -130,13 +130,16 @@ class Deletes:
             self._idle.set()
 
     async def _send(self, batch: list[_Pending]) -> None:
-        left, _ = await self._send_together(batch)
-        await self._send_singly(left)
+        began = trio.current_time()
+        left, failure = await self._send_together(batch)
+        late = trio.current_time() - began >= self._ctx.config.op_timeout
+        await self._send_singly(left, failure if late else None)
 
     async def _send_together(self, batch: list[_Pending]) -> tuple[list[_Pending], StoreError | None]:
         """Those that are left to be deleted one by one, and what the last request failed with."""
         left = batch
-        sure = all(trio.current_time() - p.queued_at < LATE for p in batch)
+        began = trio.current_time()
+        sure = all(began - p.queued_at < LATE for p in batch)
         failure: StoreError | None = None
         for _ in range(REPEATS):
             if not sure:
@@ -149,6 +152,8 @@ class Deletes:
                 failure = error
                 if not isinstance(error, Transient):
                     break
+                if trio.current_time() - began >= self._ctx.config.op_timeout:
+                    return left, failure  # nobody answers, so looking is in vain, too
                 sure = False
                 continue
             failure = None
@@ -163,11 +168,15 @@ class Deletes:
             left = await self._unchanged(left)
         return left, failure
 
-    async def _send_singly(self, left: list[_Pending]) -> None:
+    async def _send_singly(self, left: list[_Pending], silence: StoreError | None = None) -> None:
+        """silence: nobody answers; else a thousand keys would be a thousand deadlines."""
         for pending in left:
             try:
+                if isinstance(silence, Transient):
+                    raise silence
                 await self.now(pending.key, pending.version)
             except StoreError as error:
+                silence = error
                 log.log(
                     max(level_of(error), logging.ERROR),
                     "%s could not be removed, and is shown again: %s",
@@ -181,14 +190,20 @@ class Deletes:
     async def _unchanged(self, batch: list[_Pending]) -> list[_Pending]:
         """Those whose object still is the one that was to be removed."""
         still: list[_Pending] = []
+        silent = False
 
         async def look(pending: _Pending) -> None:
+            nonlocal silent
+            if silent:
+                still.append(pending)
+                return
             try:
                 found = await self._ctx.store.head(pending.key)
             except NotFound:
                 self._end(pending, gone=True)
                 return
-            except OssfsError:
+            except OssfsError as error:
+                silent = silent or isinstance(error, Transient)
                 still.append(pending)  # the delete itself will say why
                 return
             since = trio.current_time() - pending.queued_at

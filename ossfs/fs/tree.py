@@ -640,16 +640,15 @@ class Tree(ExtendedAttributes):
         """The session has ended: every inode counts as released.  Returns what could not be saved."""
         self.ctx.ending.set()
         failed = await self.flush_all()
-        for fh in list(self._handles):
-            await self.release(fh)
+        # With a service that does not answer, each of them takes its op_timeout.
+        await run_all(SIDE_BY_SIDE, [partial(self.release, fh) for fh in self._handles])
         for fh in list(self._dirs):
             await self.releasedir(fh)
         self.look.flat.stop()
         self.look.meta.stop()
         await self.ctx.jobs.wait_idle()
         self.ctx.bodies.clear()
-        for key, upload_id in list(self.ctx.unaborted):
-            await abort_quietly(self.ctx, key, upload_id)
+        await run_all(SIDE_BY_SIDE, [partial(abort_quietly, self.ctx, *each) for each in self.ctx.unaborted])
         try:
             await self.hidden.sweep()
         except StoreError as error:

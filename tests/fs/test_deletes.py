@@ -7,12 +7,14 @@ import os
 
 import pytest
 import trio
+import trio.testing
 
-from ossfs.errors import AccessDenied, ConnectionLost, OssfsError, ServerFault
+from ossfs.errors import AccessDenied, ConnectionLost, DeadlineExceeded, OssfsError, ServerFault
+from ossfs.fs.tree import SetAttr
 from ossfs.store.base import WRITE_ID, ObjectHeaders
 from ossfs.store.retry import RetryStore
 from tests.support.memory_store import Fault, MemoryStore
-from tests.support.posix import Posix, mounted
+from tests.support.posix import CHUNK, Posix, mounted
 
 
 async def test_unlink_is_seen_at_once_and_in_the_bucket_within_a_second(
@@ -244,3 +246,43 @@ async def test_a_lost_answer_to_rmdir_spares_the_directory_that_another_machine_
             _made_anew(store, "delete", "d/", "d/", b"")
             await fs.rmdir("d")
             assert store.keys() == ["d/"]
+
+
+async def test_many_deletes_with_a_service_that_does_not_answer(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """The names come back after some deadlines, not after one for each: fsync waits for them."""
+    names = [f"d/{i}" for i in range(100)]
+    for name in [*names, "d/stays"]:
+        store.add(name, b"x")
+    for name in names:
+        await fs.unlink(name)
+    timeout = fs.tree.ctx.config.op_timeout
+    silence = Fault(error=DeadlineExceeded, delay=timeout, count=-1)
+    store.faults.append(silence)
+    with trio.fail_after(4 * timeout):
+        handle = await fs.tree.opendir(await fs.walk("d"))
+        with pytest.raises(DeadlineExceeded):
+            await fs.tree.fsyncdir(handle)
+    store.faults.clear()
+    await fs.tree.releasedir(handle)
+    assert len(await fs.listdir("d")) == 101
+
+
+async def test_unmounting_with_a_service_that_does_not_answer(
+    store: MemoryStore, autojump_clock: object
+) -> None:
+    """It ends after some deadlines, however many files, directories and uploads are left."""
+    async with mounted(store, check=False) as fs:
+        timeout = fs.tree.ctx.config.op_timeout
+        for i in range(30):
+            await fs.mkdir(f"d{i}")
+        for i in range(30):
+            await fs.setattr(f"d{i}", SetAttr(mtime_ns=5))
+            file = await fs.open(f"d{i}/f", os.O_WRONLY | os.O_CREAT)
+            await file.write(bytes(CHUNK + 1))
+        await trio.testing.wait_all_tasks_blocked()  # the parts are on their way
+        store.faults.append(Fault(error=DeadlineExceeded, delay=timeout, count=-1))
+        with trio.fail_after(10 * timeout):
+            assert len(await fs.tree.drain()) == 30
+        store.faults.clear()
