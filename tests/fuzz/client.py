@@ -34,10 +34,11 @@ from ossfs.store import profiles, remote
 from ossfs.store.answers import content_range, object_info
 from ossfs.store.attempt import Attempt
 from ossfs.store.base import ObjectHeaders, ObjectInfo, PartResult
+from ossfs.store.calls import Calls, StoreConfig
 from ossfs.store.connection import Connection, Watch
 from ossfs.store.credentials import Anonymous, Credentials, RefreshingCredentials
 from ossfs.store.listing import decode
-from ossfs.store.oss import OssStore, StoreConfig
+from ossfs.store.oss import OssStore
 from ossfs.store.passwd_file import PasswdFile
 from ossfs.store.request import Receiver, write_headers
 from ossfs.store.transport import Response
@@ -68,12 +69,12 @@ def one_line(error: ConfigError, *secrets: str) -> None:
 # Answers of the service, from the bytes on the socket to the records that the rest works with.
 
 
-class Answered(OssStore):
-    """A store whose every request gets the answer that *connection* brings."""
+class AnsweredCalls(Calls):
+    """Every request gets the answer that *connection* brings."""
 
     connection: Connection
 
-    async def _run(self, operation: str, method: str, key: str, finish: Any, **kwargs: Any) -> Any:
+    async def run(self, operation: str, method: str, key: str, finish: Any, **kwargs: Any) -> Any:
         watch = Watch(Attempt(5.0), 1.0)
         head = self.connection.read_head(method, watch)
         receiver: Receiver | None = kwargs.get("receiver")
@@ -90,14 +91,15 @@ class Answered(OssStore):
 
 
 @cache
-def _store() -> Answered:
+def _answered() -> tuple[AnsweredCalls, OssStore]:
     config = StoreConfig("bucket", "http://localhost:1", "cn-hangzhou")
-    return Answered(config, Anonymous(), Metrics(), None, None)  # type: ignore[arg-type]
+    calls = AnsweredCalls(config, Anonymous(), Metrics(), None, None)  # type: ignore[arg-type]
+    return calls, OssStore(calls)
 
 
 _HEADERS = ObjectHeaders()
 _PARTS = [PartResult(1, 5, "A", 7), PartResult(2, 5, "B", None)]
-CALLS: list[Callable[[Answered], Coroutine[Any, Any, Any]]] = [
+CALLS: list[Callable[[OssStore], Coroutine[Any, Any, Any]]] = [
     lambda s: s.list("a/", delimiter="/"),
     lambda s: s.head("k"),
     lambda s: s.get("k", memoryview(bytearray(64)), start=0),
@@ -124,8 +126,8 @@ def answer(data: bytes) -> None:
     try:
         theirs.sendall(data[1:])
         theirs.shutdown(socket.SHUT_WR)
-        store = _store()
-        store.connection = Connection(ours, 1.0)
+        calls, store = _answered()
+        calls.connection = Connection(ours, 1.0)
         try:
             result = run(CALLS[data[0] % len(CALLS)](store))
         except StoreError:
@@ -313,7 +315,7 @@ def settled(config: Any) -> None:
     config.to_dict()
     assert config.endpoint_url.startswith(("http://", "https://"))
     try:
-        OssStore(
+        Calls(
             StoreConfig(config.bucket, config.endpoint_url, config.signing_region),
             Anonymous(),
             Metrics(),
