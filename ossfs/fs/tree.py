@@ -303,13 +303,13 @@ class Tree(ExtendedAttributes):
         writer = self._writer(node)
         with writer.pinned():
             await writer.truncate(size)
-            if not writer.handles:
-                # truncate(2) by path: no FLUSH will follow.
-                try:
-                    await writer.commit()
-                except OssfsError:
+            # truncate(2) by path: no FLUSH will follow, or only that of somebody who has written nothing.
+            try:
+                await writer.commit()
+            except OssfsError:
+                if not writer.handles:
                     await writer.discard_quietly()
-                    raise
+                raise
 
     # -- open files
 

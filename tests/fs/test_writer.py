@@ -121,6 +121,22 @@ async def test_truncate_by_path_commits_before_it_answers(
     assert store.data("f") == b""
 
 
+async def test_truncate_by_path_commits_also_while_others_have_the_file_open(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """Nobody else will: who has it open may never write, and nobody hears of a failure at RELEASE."""
+    store.add("f", b"0123456789")
+    idle = await fs.open("f", os.O_RDWR)
+    await fs.truncate("f", 5)
+    assert store.data("f") == b"01234"
+    store.faults.append(Fault(op="put", error=AccessDenied))
+    with errno_is(errno.EACCES):
+        await fs.truncate("f", 2)
+    with errno_is(errno.EACCES):
+        await idle.close()
+    assert store.data("f") == b"01234"
+
+
 async def test_an_offset_past_the_end_is_zero_filled(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:

@@ -15,6 +15,7 @@ Threading: each program has a trio run of its own, in virtual time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import sys
@@ -229,12 +230,19 @@ class Distrust:
         try:
             number = (await self.posix.setattr(NAME, SetAttr(size=size))).ino
         except OssfsError:
-            # Nothing may have been tried, or an inode be given up: it shows what it did, or nothing.
+            # Nothing may have been tried, or an inode be given up: it shows what it did, or nothing.  Where
+            # only the bucket refused it, who has the file open sees it, as after an fsync that fails.
             for one in self.opened:
                 one.inode.failed = True
+                with contextlib.suppress(OssfsError):
+                    if (await one.file.stat()).size == size:
+                        self._is(one.inode, one.inode.now[:size].ljust(size, b"\0"))
             return
         for inode in {one.inode for one in self.opened if one.inode.number == number}:
             self._is(inode, inode.now[:size].ljust(size, b"\0"))
+            if self.store.data(NAME) != inode.now:
+                raise Mismatch(f"operation {self.done}: truncated, and not in the bucket")
+            inode.told = False  # something has succeeded since
 
     async def _fsync(self, one: Opened) -> None:
         try:
