@@ -113,12 +113,16 @@ class Changes:
     async def put_marker(
         self, key: str, attrs: Attrs, *, forbid: bool, replaces: bool = False
     ) -> ListedObject:
-        """Put a directory's marker.  replaces: there is one, whose ACL a put would reset."""
+        """Put a directory's marker.  replaces: there is one, whose ACL and tags a put would take away."""
+        tagging = None
         if not replaces:
             written(self.ctx.config, attrs, fresh=True)
-        elif attrs.carried.acl is None:
-            attrs.carried.acl = await acl_to_keep(self.ctx, key)
+        else:
+            attrs.carried.acl = attrs.carried.acl or await acl_to_keep(self.ctx, key)
+            if attrs.tag_count:
+                tagging = await self.ctx.store.get_tagging(key) or None
         headers = attributes.encode(attrs, write_id=new_write_id())
+        headers.tagging = tagging
         if headers.content_type is None:
             headers.content_type = attributes.DIRECTORY_TYPE
         if forbid:

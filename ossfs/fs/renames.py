@@ -180,6 +180,7 @@ class Renames:
         attrs = node.attrs
         if attrs is None and node.object_type != SYMLINK:
             attrs = attributes.decode(await self.ctx.store.head(version.key), self.ctx.defaults)
+        kept = stored_as(node, attrs)
         pending = node.writer is not None and node.writer.attrs_dirty
         if attrs is not None and attrs.stored_mtime and not pending:
             attrs = None  # everything is in the object: COPY takes it along
@@ -197,7 +198,7 @@ class Renames:
                 key,
                 attrs,
                 write_id=new_write_id(),
-                stored_as=stored_as(node),
+                stored_as=kept,
                 forbid_overwrite=no_replace and not self.ctx.config.versioned,
             )
         if node.attrs is not None:

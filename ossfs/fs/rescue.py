@@ -18,8 +18,8 @@ from ossfs.fs.commit import copy_object
 from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import Version
-from ossfs.fs.stored import put_back
-from ossfs.store.base import WRITE_ID, StoredAs
+from ossfs.fs.stored import put_back, saved_as
+from ossfs.store.base import WRITE_ID
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,15 @@ class Rescue:
         """Does the name hold something unfinished?"""
         return self._saved is not None
 
-    async def before_checkpoint(
-        self, original: Version | None, key: str, write_id: str, stored_as: StoredAs
-    ) -> None:
+    async def before_checkpoint(self, original: Version | None, key: str, write_id: str) -> None:
         """Save *original*, once; note that *write_id* is about to stand for something unfinished."""
         if self._saved is None:
             if original is None:
                 return
+            # Of the object: the inode may know already how the new bytes are to be kept.
+            kept = await saved_as(self._ctx.store, original.key)
             saved = self._hidden.fresh("rescue")
-            await copy_object(self._ctx, original, saved, None, stored_as=stored_as)
+            await copy_object(self._ctx, original, saved, None, stored_as=kept)
             self._saved = saved
         self._write_ids.add(write_id)
         self._ctx.journal.hidden_created(self._saved, restore_to=key, write_id=write_id)

@@ -69,16 +69,24 @@ async def acl_to_keep(ctx: Context, key: str) -> str | None:
         return None
 
 
-def stored_as(node: FileNode) -> StoredAs:
-    """How a file's object is kept, as far as is known: for a copy that takes its metadata over."""
-    known = StoredAs.of(node.attrs.carried) if node.attrs is not None else StoredAs()
+def stored_as(node: FileNode, attrs: Attrs | None = None) -> StoredAs:
+    """How a file's object is kept, as far as is known: for a copy that takes its metadata over.
+
+    attrs: what a HEAD just said, where the inode does not know it.
+    """
+    attrs = node.attrs or attrs
+    known = StoredAs.of(attrs.carried) if attrs is not None else StoredAs()
     return replace(known, storage_class=node.storage_class or known.storage_class)
+
+
+async def saved_as(store: ObjectStore, key: str) -> StoredAs:
+    """How the object is kept now, as a HEAD says it: not its ACL.  Raises NotFound."""
+    return StoredAs.of((await store.head(key)).headers)
 
 
 async def put_back(store: ObjectStore, saved: str, key: str) -> None:
     """Copy what was saved from *key* to it, and keep it as it was kept.  Raises NotFound."""
-    info = await store.head(saved)
-    kept = StoredAs.of(info.headers)
+    kept = await saved_as(store, saved)
     try:
         kept = replace(kept, acl=await store.get_acl(saved))
     except AccessDenied as error:

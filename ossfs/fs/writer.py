@@ -62,7 +62,7 @@ from ossfs.fs.inodes import FileNode, Version, exists_now
 from ossfs.fs.others import OtherVersions
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
-from ossfs.fs.stored import rewritten, stored_as
+from ossfs.fs.stored import rewritten
 from ossfs.fs.writeback import Deferring
 from ossfs.store.base import ListedObject, PutResult
 
@@ -511,9 +511,7 @@ class Writer(OtherVersions, Deferring):
         if node.hidden_key is None:
             try:
                 upload = await self.sender.ensure_upload()
-                await self.rescue.before_checkpoint(
-                    self.original, upload.key, upload.write_id, stored_as(node)
-                )
+                await self.rescue.before_checkpoint(self.original, upload.key, upload.write_id)
             except OssfsError as error:
                 self._latch(error)
                 raise

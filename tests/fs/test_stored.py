@@ -71,6 +71,7 @@ async def test_changes_of_attributes_and_renames_keep_it(options: StoredAs, auto
     store = MemoryStore()
     for key in ("f", "g", "dir/", "d/f"):
         put(store, key, b"" if key == "dir/" else b"old")
+        store.objects[key].tagging = "t=1"
     async with mounted(store, written=options, keep_acl=True) as fs:
         await fs.chmod("f", 0o600)
         await fs.setattr("f", SetAttr(mtime_ns=1))
@@ -78,11 +79,32 @@ async def test_changes_of_attributes_and_renames_keep_it(options: StoredAs, auto
         await fs.rename("g", "h")
         await fs.rename("d", "e")
     for key in ("f", "h", "dir/"):
-        assert found(store, key) == OTHER, key
+        assert found(store, key) == OTHER and store.objects[key].tagging == "t=1", key
     # The listing, which is all that a directory's rename asks, does not say how it is encrypted.
     assert found(store, "e/f") == replace(
         OTHER, encryption=options.encryption, encryption_key_id=options.encryption_key_id
     )
+
+
+async def test_what_was_only_listed_is_renamed_with_all_it_has(autojump_clock: object) -> None:
+    """Too large for a link, so nobody has asked for its attributes yet."""
+    store = MemoryStore()
+    put(store, "f", bytes(5000))
+    store.objects["f"].headers.meta["mtime"] = "1000"
+    async with mounted(store, keep_acl=True) as fs:
+        await fs.rename("f", "g")
+    assert store.calls["copy"] == 1 and found(store, "g") == OTHER
+
+
+async def test_a_directorys_marker_keeps_its_tags(autojump_clock: object) -> None:
+    store = MemoryStore()
+    put(store, "dir/", b"")
+    store.objects["dir/"].tagging = "t=1"
+    async with mounted(store) as fs:
+        await fs.chmod("dir", 0o700)
+        await fs.setattr("dir", SetAttr(mtime_ns=1))
+    assert store.objects["dir/"].headers.meta["mode"] == str(0o40700)
+    assert store.objects["dir/"].tagging == "t=1"
 
 
 async def test_without_options_a_rewrite_keeps_it(autojump_clock: object) -> None:
@@ -148,11 +170,12 @@ async def test_keys_that_may_not_ask_for_acls_ask_once(
     assert caplog.text.count("ACLs of objects are lost") == 1
 
 
-async def test_what_is_put_back_is_kept_as_before(autojump_clock: object) -> None:
+@pytest.mark.parametrize("options", [StoredAs(), OPTIONS])
+async def test_what_is_put_back_is_kept_as_before(options: StoredAs, autojump_clock: object) -> None:
     """A checkpoint stood in the file's place when its writer failed."""
     store = MemoryStore()
     put(store, "f", BIG)
-    async with mounted(store, keep_acl=True, memory=4 * CHUNK) as fs:
+    async with mounted(store, written=options, keep_acl=True, memory=4 * CHUNK) as fs:
         file = await fs.open("f", os.O_WRONLY | os.O_TRUNC)
         for _ in range(7):
             await file.write(BIG)
