@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-from ossfs.access import written_as
+from ossfs.access import keep_acl, written_as
 from ossfs.config import MountConfig
 from ossfs.errors import AccessDenied, MountError, StoreError
 from ossfs.fs.names import showable
@@ -148,7 +148,7 @@ async def check_bucket(store: ObjectStore, config: MountConfig) -> AsyncIterator
     if config.ro:
         yield Finding("put", "note", "not tried: ro is set, and nothing will be written")
         return
-    async for finding in _permissions(once, config, prefix):
+    async for finding in _permissions(once, config, prefix, acls=keep_acl(config, info)):
         yield finding
 
 
@@ -232,8 +232,10 @@ def _denied(what: str, action: str, error: StoreError) -> Finding:
     )
 
 
-async def _permissions(store: ObjectStore, config: MountConfig, prefix: str) -> AsyncIterator[Finding]:
-    """Put, get, multipart and delete, on a hidden key that is removed again."""
+async def _permissions(
+    store: ObjectStore, config: MountConfig, prefix: str, *, acls: bool
+) -> AsyncIterator[Finding]:
+    """Put, get, multipart and delete, on a hidden key that is removed again.  acls: and the ACL's."""
     key = f"{prefix}.ossfs-{secrets.token_hex(8)}/check"
     body = secrets.token_bytes(64)
     # As the mount would write, but for a class for which even this object costs a month.
@@ -258,6 +260,10 @@ async def _permissions(store: ObjectStore, config: MountConfig, prefix: str) -> 
     yield put
     if put.outcome == "ok":
         yield await try_it("get", "oss:GetObject", get)
+        if acls:
+            asked = await try_it("acl", "oss:GetObjectAcl", lambda: store.get_acl(key))
+            # The mount works without: ACLs of objects are lost then, which it says in its log.
+            yield replace(asked, outcome="note") if asked.outcome == "FAILED" else asked
     upload = ""
 
     async def multipart() -> None:

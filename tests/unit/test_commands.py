@@ -111,6 +111,15 @@ def test_each_permission(
             service.sdk.abort_multipart_upload(upload.key, upload.upload_id)
 
 
+def test_asking_for_acls_is_a_wish(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "acl" not in findings(capsys, 0, BUCKET, *options(service))
+    found = findings(capsys, 0, BUCKET, *options(service, "keep_acl=always,acl=private,kms_key_id=key"))
+    assert found["acl"]["outcome"] == "ok" and "KMS" in found["encryption"]["found"]
+    service.faults({"op": "GetAcl", "action": "status", "status": 403, "code": "AccessDenied", "count": -1})
+    found = findings(capsys, 0, BUCKET, *options(service, "keep_acl=always"))
+    assert found["acl"]["outcome"] == "note" and "oss:GetObjectAcl" in found["acl"]["fix"]
+
+
 def test_bucket_info_is_a_wish(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     service.faults(
         {"op": "BucketInfo", "action": "status", "status": 403, "code": "AccessDenied", "count": -1}
