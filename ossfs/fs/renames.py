@@ -38,6 +38,9 @@ PARALLEL_COPIES = 48
 """Of a directory rename.  300 files in 0.3 s at 15 ms want 20 or more at a time; the connections of
 the pool (64) leave room for readers and writers."""
 
+ROUNDS = 8
+"""Of committing what is written below a name, before its rename is refused with EBUSY."""
+
 PARALLEL_DELETES = 8
 """Batches of a directory rename.  What another machine puts under an old name between the last listing and
 its delete is lost, so they follow at once."""
@@ -97,10 +100,26 @@ class Renames:
         target: FileNode | None,
         no_replace: bool,
     ) -> None:
+        for _ in range(ROUNDS):
+            if await self._rename_file_committed(old, name, new, new_name, node, target, no_replace):
+                return
+        raise PosixError(errno.EBUSY, "its uploads begin faster than they can be completed")
+
+    async def _rename_file_committed(
+        self,
+        old: DirNode,
+        name: str,
+        new: DirNode,
+        new_name: str,
+        node: FileNode,
+        target: FileNode | None,
+        no_replace: bool,
+    ) -> bool:
+        """False: somebody has begun to write it meanwhile, as for directories."""
         async with self.changes.writers_locked(node, target):
             if node.parent is not old or node.name != name:
                 raise PosixError(errno.ENOENT)
-            if node.writer is not None and node.writer.data_dirty:
+            if node.writer is not None and (node.writer.data_dirty or node.writer.has_upload):
                 # An upload is bound to its key: what is pending goes up under the old name.
                 await node.writer.commit_locked()
             if target is not None:
@@ -124,6 +143,8 @@ class Renames:
                         )
                     ):
                         raise PosixError(errno.ESTALE)
+                    if _has_upload(node):
+                        return False
                     version = node.version
                     if version is None:
                         raise PosixError(errno.ENOENT)
@@ -143,6 +164,7 @@ class Renames:
             self.changes.entry_changed(old)
             self.changes.entry_changed(new)
             node.renamed_ns = self.ctx.wall_ns()
+            return True
 
     def _moved(self, node: FileNode, new: DirNode, name: str, version: Version, stored: Attrs | None) -> None:
         there = new.children.get(name)
@@ -218,6 +240,24 @@ class Renames:
         await self.changes.keep_directory(old, name)
         for directory in [node, *(n for n in self.ctx.inodes.below(node) if isinstance(n, DirNode))]:
             await self.attributes.store_if_pending(directory)
+        for _ in range(ROUNDS):
+            if await self._rename_committed(old, name, new, new_name, node, target):
+                break
+        else:
+            raise PosixError(errno.EBUSY, "uploads below it begin faster than they can be completed")
+        await self._upload_deferred(node)
+        self.changes.entry_changed(old)
+        self.changes.entry_changed(new)
+        node.renamed_ns = self.ctx.wall_ns()
+
+    async def _rename_committed(
+        self, old: DirNode, name: str, new: DirNode, new_name: str, node: DirNode, target: Node | None
+    ) -> bool:
+        """Commit what is written below, and rename.
+
+        False: the upload of another file has begun meanwhile.  An upload is bound to its key, and what was
+        sent of it may be held nowhere else, so it has to be completed first.
+        """
         busy = [n for n in self.ctx.inodes.below(node) if isinstance(n, FileNode) and n.writer is not None]
         async with self.changes.writers_locked(*busy):
             for file in sorted(busy, key=lambda n: n.ino):
@@ -226,6 +266,8 @@ class Renames:
             source = self.ctx.inodes.key(node)
             destination = self.ctx.inodes.child_key(new, new_name) + "/"
             async with self.ctx.keys.fence(source, destination):
+                if any(_has_upload(n) for n in self.ctx.inodes.below(node)):
+                    return False
                 if node.parent is not old or node.name != name:
                     raise PosixError(errno.ENOENT)
                 # Also where we know of no target: another machine may have made one.
@@ -249,10 +291,7 @@ class Renames:
                 self.ctx.inodes.move(node, new, new_name)
                 new.cache.set(new_name, None, trio.current_time())
                 self._moved_below(node, source, destination, made)
-        await self._upload_deferred(node)
-        self.changes.entry_changed(old)
-        self.changes.entry_changed(new)
-        node.renamed_ns = self.ctx.wall_ns()
+        return True
 
     async def _upload_deferred(self, directory: DirNode) -> None:
         """Files closed while the rename began: after a crash they would come back under the old name."""
@@ -397,6 +436,10 @@ class Renames:
                 log.warning("could not be removed: %s", error)
 
         await run_all(PARALLEL_DELETES, [lambda b=b: remove(b) for b in batches])  # type: ignore[misc]
+
+
+def _has_upload(node: Node) -> bool:
+    return isinstance(node, FileNode) and node.writer is not None and node.writer.has_upload
 
 
 def _version(listed_now: ListedObject) -> Version:

@@ -220,3 +220,53 @@ async def test_unlink_while_release_runs(fs: Posix, store: MemoryStore, autojump
         await fs.unlink("f")
     await trio.sleep(5)
     assert "f" not in store.objects and not await fs.exists("f")
+
+
+async def test_a_file_whose_upload_begins_while_a_directory_rename_waits_for_another(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """An upload is bound to its key, and what was sent of it may be held nowhere else."""
+    await fs.mkdir("d")
+    first = await fs.open("d/first", NEW)
+    await first.write(b"x")
+    store.faults.append(Fault(op="put", key="d/first", delay=10.0))
+    data = pattern(12 * CHUNK)
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.rename, "d", "e")
+            await trio.sleep(1)
+            late = await fs.open("d/late", NEW)
+            for start in range(0, len(data), CHUNK):
+                await late.write(data[start : start + CHUNK])
+            await trio.sleep(1)
+            assert store.calls["put_part"] == 12
+        await late.write(b"tail")
+        await late.close()
+        await first.close()
+    assert store.keys() == ["e/", "e/first", "e/late"]
+    assert store.data("e/late") == data + b"tail"
+    assert not store.uploads
+
+
+async def test_a_file_whose_upload_begins_while_its_own_rename_waits(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    store.add("d/f", b"old")
+    reader = await fs.open("d/f")  # who opens it now is not kept waiting for the rename
+    store.faults.append(Fault(op="put", key="d/", delay=10.0))  # its directory must not vanish with it
+    data = pattern(12 * CHUNK)
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.rename, "d/f", "g")
+            await trio.sleep(1)
+            late = await fs.open("d/f", W)
+            for start in range(0, len(data), CHUNK):
+                await late.pwrite(data[start : start + CHUNK], start)
+            await trio.sleep(1)
+            assert store.calls["put_part"] == 12
+        await late.pwrite(b"tail", len(data))
+        await late.close()
+        await reader.close()
+    assert store.keys() == ["d/", "g"]
+    assert store.data("g") == data + b"tail"
+    assert not store.uploads
