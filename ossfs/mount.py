@@ -255,14 +255,16 @@ class _Mount:
             log.error("write-back: %s", line)
         if not found.entries:
             return
+        files = len({entry.meta["key"] for entry in found.entries})
         done, failed = await replay(store, found.entries, hostname=socket.gethostname())
         if failed:
+            await trio.to_thread.run_sync(writelog.finish, place, found, done)
             key, error = failed[0]
             raise MountError(
                 f"{len(failed)} files that an earlier mount accepted cannot be uploaded, the first is {key}: "
-                f"{error}; accepted: mounting again when that is mended; removing {place} gives them up"
+                f"{error}; accepted: mounting again when that is mended, or `ossfs pending` with --drop"
             ) from error
-        log.info("%d files that an earlier mount had accepted are in the bucket now", done)
+        log.info("%d files that an earlier mount had accepted are in the bucket now", files)
 
     async def _bucket(self, store: ObjectStore) -> BucketInfo | None:
         """What the bucket says of itself; None when these keys may not ask."""

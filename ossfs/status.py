@@ -98,12 +98,22 @@ def _disk(config: MountConfig, counters: dict[str, int]) -> dict[str, int] | Non
     }
 
 
-def _writeback(config: MountConfig, tree: Tree) -> dict[str, int] | None:
+def _writeback(config: MountConfig, tree: Tree) -> dict[str, Any] | None:
     log = tree.ctx.writeback
     if log is None:
         return None
     files, size = log.pending
-    return {"files": files, "bytes": size, "limit_bytes": config.writeback_size}
+    failing = sorted(
+        (tree.ctx.inodes.key(node), why) for node, why in tree.ctx.failing.items() if node.parent
+    )
+    return {
+        "files": files,
+        "bytes": size,
+        "limit_bytes": config.writeback_size,
+        "set_aside": log.set_aside,
+        "failing_files": len(failing),
+        "failing": [{"key": key, "error": why} for key, why in failing[:MOST_FILES]],
+    }
 
 
 def _requests(counters: dict[str, int], metrics: Metrics) -> dict[str, dict[str, Any]]:

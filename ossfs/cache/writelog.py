@@ -143,6 +143,9 @@ def _read_segment(
         elif kind == _DONE:
             for done in json.loads(bytes(payload)):
                 live.pop(done, None)
+        else:
+            where = _set_aside(directory, view[at:end], f"{number}-{at}")
+            found.damaged.append(f"{path} at {at}: a record of the unknown kind {kind}; kept as {where}")
         at = end
 
 
@@ -172,6 +175,103 @@ def _name(meta: memoryview) -> str:
         return f"the file of key {json.loads(bytes(meta))['key']!r}"
     except (ValueError, KeyError, TypeError):
         return "a file whose name cannot be read"
+
+
+@dataclass(slots=True)
+class Aside:
+    """A damaged entry.  name: of its file.  meta: what `put` was given, None when that cannot be read."""
+
+    name: str
+    path: str
+    meta: dict[str, Any] | None
+    data: bytes
+    """What is left of the file's bytes; all of the damaged piece when there is no meta."""
+
+
+def aside(directory: str) -> list[Aside]:
+    """What was set aside in the log in *directory*.  Blocking; raises OSError."""
+    found = []
+    for name in _aside_names(directory):
+        path = os.path.join(directory, "damaged", name)
+        with open(path, "rb") as file:
+            raw = file.read()
+        found.append(Aside(name, path, *_parts_of(raw)))
+    return found
+
+
+def _parts_of(raw: bytes) -> tuple[dict[str, Any] | None, bytes]:
+    try:
+        *_, kind, meta_length, data_length, _, own = _HEAD.unpack(raw[: _HEAD.size])
+        if crc64([raw[: _HEAD.size - 8]]) != own:
+            return None, raw
+        meta = json.loads(raw[_HEAD.size : _HEAD.size + meta_length])
+        if kind != _PUT or not isinstance(meta["key"], str):
+            return None, raw
+    except (struct.error, ValueError, KeyError, TypeError):
+        return None, raw
+    start = _HEAD.size + meta_length
+    return meta, raw[start : start + data_length]
+
+
+def drop_aside(one: Aside) -> None:
+    """Nobody wants it.  Blocking; raises OSError."""
+    os.unlink(one.path)
+    sync_directory(os.path.dirname(one.path))
+
+
+def finish(directory: str, found: Found, numbers: Sequence[int]) -> None:
+    """These entries of a dead mount's log are done.  Blocking; raises OSError; updates *found*."""
+    found.last_segment += 1
+    found.last_number += 1
+    payload = json.dumps(list(numbers)).encode()
+    head = _head_of(found.last_segment, found.last_number, _DONE, len(payload), 0, crc64([payload]))
+    _new_segment_of(directory, found, [head, payload])
+    found.entries = [entry for entry in found.entries if entry.number not in set(numbers)]
+
+
+def compact(directory: str, found: Found) -> None:
+    """Write a dead mount's entries anew, so that what was set aside is not found again.
+
+    Blocking; raises OSError; updates *found*.
+    """
+    old = list(found.paths)
+    found.last_segment += 1
+    pieces: list[Buffer] = []
+    for entry in found.entries:
+        meta = json.dumps(entry.meta).encode()
+        crc = crc64([meta, entry.data])
+        length = len(meta) + len(entry.data)
+        head = _head_of(found.last_segment, entry.number, _PUT, len(meta), len(entry.data), crc)
+        pieces += [head, meta, entry.data, bytes(_padded(length) - length)]
+    _new_segment_of(directory, found, pieces)
+    # Oldest first: the record of an entry's end is never older than the entry.
+    for path in old:
+        os.unlink(path)
+        found.paths.remove(path)
+    sync_directory(directory)
+
+
+def _new_segment_of(directory: str, found: Found, pieces: Sequence[Buffer]) -> None:
+    path = os.path.join(directory, f"{found.last_segment:012d}.log")
+    with open(path + ".new", "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(path + ".new", path)
+    sync_directory(directory)
+    found.paths.append(path)
+
+
+def _head_of(segment: int, number: int, kind: int, meta_length: int, data_length: int, crc: int) -> bytes:
+    head = _HEAD.pack(_MAGIC, segment, number, kind, meta_length, data_length, crc, 0)[:-8]
+    return head + crc64([head]).to_bytes(8, "little")
+
+
+def _aside_names(directory: str) -> list[str]:
+    place = os.path.join(directory, "damaged")
+    names = os.listdir(place) if os.path.isdir(place) else []
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def _set_aside(directory: str, data: memoryview, name: str) -> str:
@@ -212,6 +312,10 @@ class WriteLog:
         self._sizes: dict[int, int] = {}
         self._broken = False
         self._full_said = False
+        self.full = False
+        """Was there no room for the last one?"""
+        self.set_aside = len(_aside_names(directory))
+        """Damaged entries of earlier mounts that nobody has decided on yet."""
         self._wake = threading.Condition()
         self._queue: list[_Record] = []
         self._closing = False
@@ -244,6 +348,7 @@ class WriteLog:
         number = self._number
         record = self._record(_PUT, number, json.dumps(meta).encode(), list(body))
         await self._append(record)
+        self.full = not record.written and not self._broken
         if not record.written:
             return None
         self._sizes[number] = length
@@ -303,10 +408,7 @@ class WriteLog:
                 continue
             crc = crc64([record.meta, *record.body])
             data_length = record.length - len(record.meta)
-            head = _HEAD.pack(
-                _MAGIC, segment.number, record.number, record.kind, len(record.meta), data_length, crc, 0
-            )[:-8]
-            head += crc64([head]).to_bytes(8, "little")
+            head = _head_of(segment.number, record.number, record.kind, len(record.meta), data_length, crc)
             _pwrite_all(segment.fd, [head, record.meta, *record.body], segment.at)
             segment.at += size
             if record.kind == _PUT:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from ossfs.commands import check, config, helper, mounts, status, url
+from ossfs.commands import check, config, helper, mounts, pending, status, url
 
 
 def register(app: typer.Typer) -> None:
@@ -18,4 +18,5 @@ def register(app: typer.Typer) -> None:
     app.command(name="url")(url.url)
     app.command(name="list")(mounts.list_mounts)
     app.command(name="install-helper")(helper.install_helper)
+    app.command(name="pending")(pending.pending)
     app.command(name="status")(status.status)

@@ -288,8 +288,11 @@ def _facts(one: Shown) -> RenderableType:
         wait = one["writeback"]
         table.add_row(
             "on the local disk only",
-            f"{plural(wait['files'], 'file')}, {size(wait['bytes'])} of {size(wait['limit_bytes'])}",
+            f"{plural(wait['files'], 'file')}, {size(wait['bytes'])} of {size(wait['limit_bytes'])}"
+            + (f"; {wait['set_aside']} damaged, see ossfs pending" if wait["set_aside"] else ""),
         )
+        for failing in wait["failing"][:MOST_FILES]:
+            table.add_row("", Text(f"{printable(failing['key'])}: {printable(failing['error'])}"))
     table.add_row("errors", f"{_kinds(one['errors'], everyday=False)}; {plural(one['retries'], 'repeat')}")
     table.add_row("everyday answers", _kinds(one["errors"], everyday=True))
     table.add_row("charged requests", _cost(one["cost"]))

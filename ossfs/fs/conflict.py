@@ -22,13 +22,13 @@ from ossfs.fs.stored import written
 log = logging.getLogger(__name__)
 
 
-def conflict_name(name: str, host: str, when: int) -> str:
+def conflict_name(name: str, host: str, when: int, word: str = "conflict") -> str:
     """NAME.conflict-HOST-TIME, at most 255 bytes; TIME is UTC, so that names sort.
 
     >>> conflict_name("a.txt", "h", 0)
     'a.txt.conflict-h-19700101T000000Z'
     """
-    suffix = f".conflict-{host}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(when))}"
+    suffix = f".{word}-{host}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(when))}"
     room = limits.MAX_NAME_BYTES - len(suffix.encode())
     return name.encode()[:room].decode("utf-8", "ignore") + suffix
 

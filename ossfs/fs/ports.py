@@ -137,6 +137,16 @@ class WriteBack(Protocol):
         """(files, bytes) that are there and not in the bucket."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """Was there no room for the last one?"""
+        ...
+
+    @property
+    def set_aside(self) -> int:
+        """Damaged entries of earlier mounts that nobody has decided on yet."""
+        ...
+
     async def put(self, meta: dict[str, Any], body: Sequence[Buffer]) -> int | None:
         """Make a file safe; its number, or None when it has to go to the bucket at once."""
         ...

@@ -29,7 +29,7 @@ import trio
 
 from ossfs.errors import AlreadyExists, NotFound, OssfsError, PreconditionFailed, StoreError, level_of
 from ossfs.fs import attrs as attributes
-from ossfs.fs.attrs import new_write_id
+from ossfs.fs.attrs import NS, new_write_id
 from ossfs.fs.commit import gather
 from ossfs.fs.conflict import conflict_name
 from ossfs.fs.content import Content, MemoryRange, Plan, PutPart, ZeroRange
@@ -129,6 +129,7 @@ class Deferring:
         meta = {
             "key": key,
             "headers": asdict(attributes.encode(attrs, write_id=write_id)),
+            "closed": self.ctx.wall_ns() // NS,
             "original": asdict(self.original) if self.original is not None else None,
         }
         changes = node.changes
@@ -174,6 +175,7 @@ class Deferring:
                 except OssfsError as error:
                     if self.entry is None or self.ctx.ending.is_set():
                         break
+                    self.ctx.failing[self.node] = str(error)
                     if type(error).__name__ != said:
                         said = type(error).__name__
                         log.log(
@@ -187,6 +189,7 @@ class Deferring:
                     pause = min(2 * pause, LONGEST_PAUSE)
         finally:
             self._uploading = False
+            self.ctx.failing.pop(self.node, None)
         if self.conflict_kept and not self.in_use:
             await self.discard_quietly()
         elif not self.ended:
@@ -232,8 +235,11 @@ class Leftover(Protocol):
 
 async def replay(
     store: ObjectStore, entries: Sequence[Leftover], *, hostname: str
-) -> tuple[int, list[tuple[str, StoreError]]]:
-    """Upload what a dead mount left; how many files, and (key, error) of those that could not be."""
+) -> tuple[list[int], list[tuple[str, StoreError]]]:
+    """Upload what a dead mount left.  The numbers that are done, and (key, error) of what failed.
+
+    Of several entries under one name the last one counts.
+    """
     last = {entry.meta["key"]: entry for entry in sorted(entries, key=lambda e: e.number)}
     failed: list[tuple[str, StoreError]] = []
 
@@ -244,7 +250,8 @@ async def replay(
             failed.append((entry.meta["key"], error))
 
     await run_all(PARALLEL_REPLAY, [lambda e=e: one(e) for e in last.values()])  # type: ignore[misc]
-    return len(last) - len(failed), failed
+    failed_keys = {key for key, _ in failed}
+    return sorted(entry.number for entry in entries if entry.meta["key"] not in failed_keys), failed
 
 
 async def _put_leftover(store: ObjectStore, entry: Leftover, hostname: str) -> None:
@@ -271,10 +278,15 @@ async def _put_leftover(store: ObjectStore, entry: Leftover, hostname: str) -> N
         await _keep_beside(store, key, body, headers, hostname)
 
 
+def beside(key: str, hostname: str, word: str) -> str:
+    """The key of NAME.WORD-HOST-TIME in the same directory, of now."""
+    parent, slash, name = key.rpartition("/")
+    return parent + slash + conflict_name(name, hostname, int(time.time()), word)
+
+
 async def _keep_beside(
     store: ObjectStore, key: str, body: list[bytes], headers: ObjectHeaders, hostname: str
 ) -> None:
-    parent, slash, name = key.rpartition("/")
-    kept = parent + slash + conflict_name(name, hostname, int(time.time()))
+    kept = beside(key, hostname, "conflict")
     await store.put(kept, body, headers, forbid_overwrite=True)
     log.error("%s: somebody else's object is there; what was pending here is kept as %s", key, kept)

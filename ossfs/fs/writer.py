@@ -41,6 +41,7 @@ from ossfs.errors import (
     PosixError,
     PreconditionFailed,
     StoreError,
+    Transient,
 )
 from ossfs.fs.attrs import NS, Attrs, new_write_id
 from ossfs.fs.commit import check_absent_if_versioned, copy_object, fetch, put_parts, put_whole
@@ -315,8 +316,16 @@ class Writer(OtherVersions, Deferring):
     async def _close(self) -> None:
         try:
             async with self.lock:
-                if not await self.defer():
+                if await self.defer():
+                    return
+                try:
                     await self.commit_locked()
+                except Transient as error:
+                    if self.ctx.writeback is None or not self.ctx.writeback.full:
+                        raise
+                    # What a program can do something about is the disk: the bucket is away for the moment.
+                    what = f"no room on the local disk, and the bucket does not take {self.node.path()}"
+                    raise PosixError(errno.ENOSPC, f"{what}: {error}", level=logging.WARNING) from error
         finally:
             self.ctx.budget.press()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -174,3 +175,34 @@ async def test_a_torn_end_is_no_damage_before_it(tmp_path: Path, small_segments:
         assert {entry.meta["key"] for entry in found.entries} <= {"a", "b"}
         if cut > good.rindex(b"a"):
             assert found.entries[0].data == b"a" * 1000
+
+
+async def test_the_directory_is_private(tmp_path: Path) -> None:
+    place = tmp_path / "writeback"
+    async with opened(place) as log:
+        await log.put({"key": "k"}, [b"x"])
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in place.iterdir()} == {0o600}
+
+
+async def test_a_log_is_written_anew_without_what_was_damaged(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        for name in ("a", "b", "c"):
+            await log.put({"key": name}, [name.encode() * 1000])
+    (segment,) = tmp_path.glob("*.log")
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"b" * 1000)] ^= 1
+    segment.write_bytes(data)
+    found = read(str(tmp_path))
+    assert len(found.damaged) == 1
+    writelog.compact(str(tmp_path), found)
+    assert left(tmp_path) == {"a": b"a" * 1000, "c": b"c" * 1000}
+    again = read(str(tmp_path))
+    assert again.paths == found.paths and again.last_segment == found.last_segment
+    writelog.finish(str(tmp_path), again, [again.entries[0].number])
+    assert left(tmp_path) == {"c": b"c" * 1000}
+    (one,) = writelog.aside(str(tmp_path))
+    assert one.meta == {"key": "b"} and len(one.data) == 1000
+    async with opened(tmp_path, found=again) as log:
+        assert log.set_aside == 1
+        assert left(tmp_path) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ossfs.errors import ServerFault
+from ossfs.errors import AccessDenied, PosixError, ServerFault
 from ossfs.fs.inodes import ROOT
 from ossfs.fs.writeback import DELAY, replay
 from ossfs.store.base import ObjectHeaders
@@ -159,7 +160,7 @@ async def test_a_replay_keeps_a_foreign_object(
         store.before = later
     with trio.fail_after(100):
         done, failed = await replay(RetryStore(store), left, hostname="h")
-    assert (done, failed) == (1, [])
+    assert (done, failed) == ([left[-1].number], [])
     assert store.data("f") == b"theirs" and conflicts(store) == [b"ours"]
 
 
@@ -171,9 +172,9 @@ async def test_a_replay_is_done_once(
         store.add("f", b"base")
     left = await crashed(store, log, b"ours")
     with trio.fail_after(100):
-        assert await replay(RetryStore(store), left, hostname="h") == (1, [])
+        assert await replay(RetryStore(store), left, hostname="h") == ([left[-1].number], [])
         assert store.calls["put"] == 1 and store.data("f") == b"ours"
-        assert await replay(RetryStore(store), left, hostname="h") == (1, [])
+        assert await replay(RetryStore(store), left, hostname="h") == ([left[-1].number], [])
     assert store.calls["put"] == 1 and conflicts(store) == []
 
 
@@ -185,7 +186,7 @@ async def test_what_an_attempt_of_an_older_state_left_is_replaced(
     entry = left[-1]
     store.add("f", b"first", ObjectHeaders(meta=dict(entry.meta["headers"]["meta"])))
     with trio.fail_after(100):
-        assert await replay(RetryStore(store), left, hostname="h") == (1, [])
+        assert await replay(RetryStore(store), left, hostname="h") == ([left[-1].number], [])
     assert store.data("f") == b"second" and conflicts(store) == []
 
 
@@ -255,3 +256,47 @@ async def test_fsync_of_a_directory_sends_its_files_side_by_side(
         await fs.tree.fsyncdir(fh)
         await fs.tree.releasedir(fh)
         assert log.pending == (0, 0) and store.peak_in_flight == 20
+
+
+async def test_without_room_close_waits_for_the_bucket(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    log.full = True
+    async with deferring(store, log) as fs:
+        await fs.write_file("/f", b"1")
+        assert store.data("f") == b"1" and log.ever == []
+
+
+async def test_without_room_and_without_the_bucket_close_is_enospc(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    log.full = True
+    async with deferring(store, log) as fs:
+        store.faults.append(Fault("put", error=ServerFault, count=-1))
+        with pytest.raises(PosixError) as caught:
+            await fs.write_file("/f", b"1")
+        assert caught.value.errno == errno.ENOSPC
+        store.faults.clear()
+        with pytest.raises(PosixError) as caught:
+            await fs.stat("/f")
+        assert caught.value.errno == errno.ENOENT
+        log.full = False
+        await fs.write_file("/f", b"2")
+        await settled(log)
+    assert store.data("f") == b"2"
+
+
+async def test_what_fails_is_told_until_it_succeeds(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    async with deferring(store, log) as fs:
+        store.faults.append(Fault("put", error=AccessDenied, count=2))
+        await fs.write_file("/f", b"1")
+        while not fs.tree.ctx.failing:
+            await trio.sleep(0.1)
+        ((node, why),) = fs.tree.ctx.failing.items()
+        assert node.name == "f" and "PutObject" in why
+        await settled(log)
+        await fs.tree.ctx.jobs.wait_idle()
+        assert not fs.tree.ctx.failing
+    assert store.data("f") == b"1"

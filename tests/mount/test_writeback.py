@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -228,3 +229,45 @@ def test_writeback_needs_a_cache_dir(new_mount: Make) -> None:
     mount = new_mount(mounted=False, writeback=True)
     status, said = mount.try_mount()
     assert status == 1 and "writeback needs a place" in said
+
+
+def test_a_full_disk(service: Service, new_mount: Make, tmp_path: Path) -> None:
+    """A small disk is never filled: close fails, or waits for the bucket, while there is still room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs", disk)
+    try:
+        mount = new_mount("bkt:/full", cache_dir=disk, writeback=True, op_timeout=2)
+        mount.allowed = [r"attempt \d+", r"nearly full", r"no room", r"not in the bucket", r"after \d+ att"]
+        service.faults({**PUT, **BUSY})
+        accepted = []
+        with pytest.raises(OSError) as caught:
+            for n in range(20):
+                (mount.path / f"f{n}").write_bytes(bytes([n]) * (8 << 20))
+                accepted.append(n)
+        assert caught.value.errno == errno.ENOSPC
+        assert 3 <= len(accepted) <= 8
+        free = os.statvfs(disk)
+        assert free.f_bavail * free.f_frsize >= 4 << 20
+        service.faults()
+        (mount.path / "last").write_bytes(b"goes through")
+        mount.umount()
+        for n in accepted:
+            assert service.read(f"full/f{n}") == bytes([n]) * (8 << 20)
+        assert service.read("full/last") == b"goes through"
+        assert not service.exists(f"full/f{len(accepted)}")
+        mount.mount()
+        mount.umount()
+    finally:
+        run("umount", "-l", disk)
+
+
+def test_an_unknown_format_is_refused(make: Make, tmp_path: Path) -> None:
+    mount = make("bkt:/format")
+    mount.umount()
+    (mark,) = tmp_path.glob("cache/*/format")
+    mark.write_text("ossfs cache 9\n")
+    status, said = mount.try_mount()
+    assert status == 1 and said.count("\n") <= 1 and "has the format 'ossfs cache 9'" in said
+    mark.write_text("ossfs cache 1\n")
+    mount.mount()

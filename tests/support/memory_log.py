@@ -27,6 +27,9 @@ class MemoryLog:
 
     entries: dict[int, MemoryEntry] = field(default_factory=dict)
     ever: list[MemoryEntry] = field(default_factory=list)
+    full: bool = False
+    """There is no room for another one."""
+    set_aside: int = 0
 
     @property
     def pending(self) -> tuple[int, int]:
@@ -34,6 +37,8 @@ class MemoryLog:
 
     async def put(self, meta: dict[str, Any], body: Sequence[Buffer]) -> int | None:
         await trio.lowlevel.checkpoint()
+        if self.full:
+            return None
         entry = MemoryEntry(len(self.ever) + 1, meta, b"".join(body))
         self.ever.append(entry)
         self.entries[entry.number] = entry
