@@ -111,7 +111,7 @@ class Leftovers:
             raise ConfigError(
                 f"of {name} no name of a file can be read; accepted: --drop, or a look at {one.path}"
             )
-        key = beside(one.meta["key"], socket.gethostname(), "damaged")
+        key = next(beside(one.meta["key"], socket.gethostname(), "damaged"))
         headers = ObjectHeaders(**one.meta["headers"])
 
         async def work(store: ObjectStore) -> None:

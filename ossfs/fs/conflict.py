@@ -7,30 +7,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from ossfs import limits
-from ossfs.errors import OssfsError
+from ossfs.errors import AlreadyExists, OssfsError
 from ossfs.fs import attrs as attributes
 from ossfs.fs.commit import Upload, put_parts, put_whole
 from ossfs.fs.content import Content, MemoryRange, PlanLimits, SentRange, ZeroRange
 from ossfs.fs.context import Context
-from ossfs.fs.hidden import HiddenKeys
+from ossfs.fs.hidden import HiddenKeys, abort_quietly
 from ossfs.fs.inodes import FileNode
 from ossfs.fs.stored import written
 
 log = logging.getLogger(__name__)
 
 
-def conflict_name(name: str, host: str, when: int, word: str = "conflict") -> str:
-    """NAME.conflict-HOST-TIME, at most 255 bytes; TIME is UTC, so that names sort.
+MOST_COPIES = 100
+"""Of one file in one second, before it is said that ours cannot be kept."""
 
-    >>> conflict_name("a.txt", "h", 0)
-    'a.txt.conflict-h-19700101T000000Z'
+
+def conflict_names(above: str, name: str, host: str, when: int, word: str = "conflict") -> Iterator[str]:
+    """NAME.conflict-HOST-TIME, and others to be tried when that is taken; TIME is UTC, so that names sort.
+
+    At most 255 bytes, and 1023 of the key, which begins with *above*.
+
+    >>> names = conflict_names("d/", "a.txt", "h", 0)
+    >>> next(names), next(names)
+    ('a.txt.conflict-h-19700101T000000Z', 'a.txt.conflict-h-19700101T000000Z-2')
     """
     suffix = f".{word}-{host}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(when))}"
-    room = limits.MAX_NAME_BYTES - len(suffix.encode())
-    return name.encode()[:room].decode("utf-8", "ignore") + suffix
+    most = min(limits.MAX_NAME_BYTES, limits.MAX_KEY_BYTES - len(above.encode()))
+    for number in range(1, MOST_COPIES + 1):
+        ending = suffix if number == 1 else f"{suffix}-{number}"
+        room = max(0, most - len(ending.encode()))
+        yield name.encode()[:room].decode("utf-8", "ignore") + ending
 
 
 async def keep_conflict(
@@ -49,8 +59,6 @@ async def keep_conflict(
     parent = node.parent
     if parent is None or node.attrs is None:
         return False
-    name = conflict_name(node.name, ctx.config.hostname, ctx.wall_ns() // 10**9)
-    key = ctx.inodes.child_key(parent, name)
     kept = Content()
     lost: list[tuple[int, int]] = []
     at = 0
@@ -70,15 +78,23 @@ async def keep_conflict(
         at += piece.length
     if kept.size < content.size:
         kept.truncate(content.size)
-    try:
-        await _put(ctx, hidden, key, kept, node)
-    except OssfsError as error:
-        log.error("the conflicting version of %s could not be kept: %s", node.name, error)
+    above = ctx.inodes.key(parent)
+    for name in conflict_names(above, node.name, ctx.config.hostname, ctx.wall_ns() // 10**9):
+        try:
+            await _put(ctx, hidden, above + name, kept, node)
+            break
+        except AlreadyExists:
+            continue  # of an earlier conflict in this second, here or through another mount of this host
+        except OssfsError as error:
+            log.error("the conflicting version of %s could not be kept: %s", node.name, error)
+            return False
+    else:
+        log.error("the conflicting version of %s could not be kept: too many in one second", node.name)
         return False
     parent.cache.forget(name)
     log.error(
         "%s was replaced by somebody else (%s); our version is kept as %s; ranges that only the replaced "
-        "object held are zero there: %s",
+        "object or the upload held are zero there: %s",
         node.name,
         type(cause).__name__,
         name,
@@ -99,6 +115,10 @@ async def _put(ctx: Context, hidden: HiddenKeys, key: str, content: Content, nod
     upload_id = await ctx.store.initiate(key, attributes.encode(attrs, write_id=write_id))
     ctx.journal.upload_started(key, upload_id)
     upload = Upload(key, upload_id, write_id, attrs)
-    parts = await put_parts(ctx, hidden, upload, plan, None)
-    await ctx.store.complete(key, upload_id, parts, forbid_overwrite=True, write_id=write_id)
+    try:
+        parts = await put_parts(ctx, hidden, upload, plan, None)
+        await ctx.store.complete(key, upload_id, parts, forbid_overwrite=True, write_id=write_id)
+    except BaseException:
+        await abort_quietly(ctx, key, upload_id)
+        raise
     ctx.journal.upload_ended(key, upload_id)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -31,7 +31,7 @@ from ossfs.errors import AlreadyExists, NotFound, OssfsError, PreconditionFailed
 from ossfs.fs import attrs as attributes
 from ossfs.fs.attrs import NS, new_write_id
 from ossfs.fs.commit import gather
-from ossfs.fs.conflict import conflict_name
+from ossfs.fs.conflict import conflict_names
 from ossfs.fs.content import Content, MemoryRange, Plan, PutPart, ZeroRange
 from ossfs.fs.context import Context, run_all
 from ossfs.fs.inodes import FileNode, Version
@@ -278,15 +278,24 @@ async def _put_leftover(store: ObjectStore, entry: Leftover, hostname: str) -> N
         await _keep_beside(store, key, body, headers, hostname)
 
 
-def beside(key: str, hostname: str, word: str) -> str:
-    """The key of NAME.WORD-HOST-TIME in the same directory, of now."""
+def beside(key: str, hostname: str, word: str) -> Iterator[str]:
+    """The key of NAME.WORD-HOST-TIME in the same directory, of now; and others in case that is taken."""
     parent, slash, name = key.rpartition("/")
-    return parent + slash + conflict_name(name, hostname, int(time.time()), word)
+    above = parent + slash
+    return (above + other for other in conflict_names(above, name, hostname, int(time.time()), word))
 
 
 async def _keep_beside(
     store: ObjectStore, key: str, body: list[bytes], headers: ObjectHeaders, hostname: str
 ) -> None:
-    kept = beside(key, hostname, "conflict")
-    await store.put(kept, body, headers, forbid_overwrite=True)
-    log.error("%s: somebody else's object is there; what was pending here is kept as %s", key, kept)
+    failure: AlreadyExists | None = None
+    for kept in beside(key, hostname, "conflict"):
+        try:
+            await store.put(kept, body, headers, forbid_overwrite=True)
+        except AlreadyExists as error:
+            failure = error
+            continue
+        log.error("%s: somebody else's object is there; what was pending here is kept as %s", key, kept)
+        return
+    assert failure is not None
+    raise failure

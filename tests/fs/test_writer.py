@@ -417,6 +417,39 @@ async def test_the_base_is_replaced_under_an_edit(
     assert store.data(kept) == bytes(CHUNK) + b"mine" + bytes(2 * CHUNK - 4)
 
 
+@pytest.mark.parametrize("size", [10, 2 * CHUNK])
+async def test_two_conflicts_of_one_second_are_both_kept(
+    size: int, store: MemoryStore, autojump_clock: object
+) -> None:
+    async with mounted(store, wall_ns=lambda: 10**18) as fs:
+        for number in (1, 2):
+            store.add("f", pattern(3 * CHUNK, seed=number))
+            file = await fs.open("f", os.O_RDWR)
+            await file.pwrite(pattern(size, seed=10 + number), CHUNK // 2)
+            store.add("f", b"theirs")
+            with errno_is(errno.ESTALE):
+                await file.close()
+    kept = sorted(k for k in store.objects if ".conflict-" in k)
+    held = [store.data(key)[CHUNK // 2 :][:size] for key in kept]
+    assert held == [pattern(size, seed=11), pattern(size, seed=12)]
+    assert not store.uploads
+
+
+async def test_a_conflict_of_a_key_that_is_nearly_as_long_as_can_be(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    directory = "/".join(["d" * 245] * 4)
+    path = f"{directory}/{'f' * 15}"
+    store.add(path, pattern(3 * CHUNK))
+    file = await fs.open(path, os.O_RDWR)
+    await file.pwrite(b"mine", 0)
+    store.add(path, b"theirs")
+    with errno_is(errno.ESTALE):
+        await file.close()
+    (kept,) = [k for k in store.objects if ".conflict-" in k]
+    assert store.data(kept)[:4] == b"mine" and len(kept) <= 1023
+
+
 async def test_a_foreign_chmod_under_an_edit_is_no_conflict(autojump_clock: object) -> None:
     store = MemoryStore(copy_changes_etag=True)
     base = pattern(3 * CHUNK)
