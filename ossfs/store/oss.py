@@ -158,10 +158,13 @@ class OssStore:
                 "GetObject", "GET", key, finish, headers=headers, receiver=receiver, read=True
             )
         except InvalidRange:
-            if start:
+            if start and etag is None:
                 raise
-        # No range fits an empty object; its answer says nothing else of it.
-        info = await self._head(key, etag)
+            # No range fits an empty object, and none beyond the end of one that took its place; this answer
+            # says nothing else of it.
+            info = await self._head(key, etag)
+            if start and start >= info.size:
+                raise
         if info.size:
             raise ServerFault("the range was refused though it fits", operation="GetObject", key=key)
         return info, 0

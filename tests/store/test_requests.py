@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ossfs.errors import AccessDenied, ServerFault, TokenExpired
+from ossfs.errors import AccessDenied, PreconditionFailed, ServerFault, TokenExpired
 from ossfs.metrics import Metrics
 from ossfs.server import ServerConfig, start_server
 from ossfs.store.base import ObjectHeaders, PartResult, StoredAs
@@ -241,3 +241,19 @@ async def test_new_keys_are_read_when_the_old_ones_expire(
             with pytest.raises(TokenExpired):
                 await store.delete("k")
     assert "the old credentials are kept" in caplog.text
+
+
+async def test_a_range_beyond_a_shorter_successor_is_another_version(wire_config: Make) -> None:
+    """Which of the two a service finds first, the range or the ETag, nobody says."""
+
+    def no_such_range(talk: Talk) -> None:
+        talk.answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+
+    def replaced(talk: Talk) -> None:
+        assert talk.head.startswith("HEAD") and 'If-Match: "OLD"' in talk.head
+        talk.answer(412)
+
+    with trio.fail_after(10), Scripted(no_such_range, replaced) as server:
+        async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
+            with pytest.raises(PreconditionFailed):
+                await store.get("k", memoryview(bytearray(10)), start=1000, etag="OLD")
