@@ -185,7 +185,7 @@ class Sender:
     async def _send(self, chunk: Chunk) -> None:
         content = self.content
         try:
-            upload = await self.ensure_upload()
+            upload = await self.ensure_upload(for_part=True)
             upload.results[chunk.number] = await self._ctx.store.put_part(
                 upload.key, upload.upload_id, chunk.number, chunk.pieces
             )
@@ -210,16 +210,19 @@ class Sender:
         while self._in_flight:
             await next(iter(self._in_flight.values())).wait()
 
-    async def ensure_upload(self, held: str | None = None) -> Upload:
+    async def ensure_upload(self, held: str | None = None, *, for_part: bool = False) -> Upload:
         """The upload in progress; it is in the journal before its first part.
 
         held: the key, when the caller holds it.  An upload is bound to its key, so it is not begun while
-        a rename has it.
+        a rename has it.  for_part: when it could not be begun for another part, that counts for this one too:
+        parts that wait for an answer that does not come would wait one after another.
         """
         while True:
             async with self._starting:
                 if self.upload is not None:
                     return self.upload
+                if for_part and self.error is not None:
+                    raise self.error
                 if held is not None:
                     return await self._initiate(held)
                 key = self._ctx.inodes.key(self._node)

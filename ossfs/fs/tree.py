@@ -612,10 +612,10 @@ class Tree(ExtendedAttributes):
         failed: list[str] = []
 
         async def one(writer: Writer) -> None:
+            path = writer.node.path()  # which it loses when it is given up
             try:
                 await writer.commit()
             except OssfsError as error:
-                path = writer.node.path()
                 failed.append(path)
                 if path not in self.ctx.failed:
                     self.ctx.failed.append(path)

@@ -34,6 +34,7 @@ import trio
 from ossfs import limits
 from ossfs.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     NoSuchUpload,
     NotFound,
     ObjectArchived,
@@ -643,13 +644,22 @@ class Writer(OtherVersions, Deferring):
             try:
                 await self.close()
             except OssfsError:
-                self.given_up = True
-                if self.node.parent is not None:
-                    # Whoever looks now is to see what the bucket has, not what close(2) refused.
-                    self.ctx.kernel.invalidate_entry(self.node.parent.ino, self.node.name.encode())
+                self._refused()
+                raise
+            except trio.Cancelled:
+                # The caller's deadline: it is told so.  The request that is under way may still succeed,
+                # which takes all this back; no other one is made.
+                self._latch(DeadlineExceeded("close(2) was given up", operation="close"))
+                self._refused()
                 raise
         else:
             self._arm_timer()
+
+    def _refused(self) -> None:
+        self.given_up = True
+        if self.node.parent is not None:
+            # Whoever looks now is to see what the bucket has, not what close(2) refused.
+            self.ctx.kernel.invalidate_entry(self.node.parent.ino, self.node.name.encode())
 
     async def fsync(self, handle: FileHandle | None = None) -> None:
         """Everything durable and visible.  After a transient failure it may succeed where FLUSH failed."""

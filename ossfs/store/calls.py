@@ -128,7 +128,8 @@ class Calls:
             operation,
             key,
             attempt,
-            io_timeout=self._config.io_timeout,
+            # What has bought time with its bytes is silent no longer than a call without any may take.
+            io_timeout=min(self._config.io_timeout, self._config.call_timeout),
             body=body,
             into=receiver.into if receiver is not None else None,
             on_head=receiver.on_head if receiver is not None else None,

@@ -7,14 +7,12 @@ import os
 
 import pytest
 import trio
-import trio.testing
 
 from ossfs.errors import AccessDenied, ConnectionLost, DeadlineExceeded, OssfsError, ServerFault
-from ossfs.fs.tree import SetAttr
 from ossfs.store.base import WRITE_ID, ObjectHeaders
 from ossfs.store.retry import RetryStore
 from tests.support.memory_store import Fault, MemoryStore
-from tests.support.posix import CHUNK, Posix, mounted
+from tests.support.posix import Posix, mounted
 
 
 async def test_unlink_is_seen_at_once_and_in_the_bucket_within_a_second(
@@ -267,22 +265,3 @@ async def test_many_deletes_with_a_service_that_does_not_answer(
     store.faults.clear()
     await fs.tree.releasedir(handle)
     assert len(await fs.listdir("d")) == 101
-
-
-async def test_unmounting_with_a_service_that_does_not_answer(
-    store: MemoryStore, autojump_clock: object
-) -> None:
-    """It ends after some deadlines, however many files, directories and uploads are left."""
-    async with mounted(store, check=False) as fs:
-        timeout = fs.tree.ctx.config.op_timeout
-        for i in range(30):
-            await fs.mkdir(f"d{i}")
-        for i in range(30):
-            await fs.setattr(f"d{i}", SetAttr(mtime_ns=5))
-            file = await fs.open(f"d{i}/f", os.O_WRONLY | os.O_CREAT)
-            await file.write(bytes(CHUNK + 1))
-        await trio.testing.wait_all_tasks_blocked()  # the parts are on their way
-        store.faults.append(Fault(error=DeadlineExceeded, delay=timeout, count=-1))
-        with trio.fail_after(10 * timeout):
-            assert len(await fs.tree.drain()) == 30
-        store.faults.clear()
