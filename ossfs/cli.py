@@ -368,7 +368,10 @@ def _printable(text: str) -> str:
 
 
 def _complain(line: str) -> None:
-    print(f"ossfs: {line}", file=sys.stderr, flush=True)
+    from ossfs.logs import is_journal
+
+    priority = "<3>" if is_journal(sys.stderr) else ""  # an error, as sd-daemon(3) has it
+    print(f"{priority}ossfs: {line}", file=sys.stderr, flush=True)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -215,7 +215,7 @@ class PreconditionFailed(StoreError):
 
 class NotModified(StoreError):
     errno = errno.EIO
-    level = logging.DEBUG
+    level = logging.WARNING
 
 
 class InvalidRange(StoreError):

@@ -2,8 +2,9 @@
 
 Threading: all of it may be used from any thread; `set_up` is called once in a process, before threads.
 
-In the foreground the log goes to standard error.  In the background it goes to `log_file`, else to
-syslog, else to a file in the state directory: a mount that died must have left its last words somewhere.
+In the foreground the log goes to standard error, with priorities where the journal reads that.  In the
+background it goes to `log_file`, else to syslog, else to a file in the state directory: a mount that died
+must have left its last words somewhere.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ import os
 import re
 import socket
 import sys
-import threading
-import time
-from collections import OrderedDict
-from typing import Final
+from typing import Final, TextIO
 
 from ossfs.errors import ConfigError
+from ossfs.repeats import Repeats
 
 ROOT: Final = "ossfs"
 SYSLOG_SOCKET: Final = "/dev/log"
+JOURNAL: Final = "the journal"
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 _FALLBACK_NAME: Final = "ossfs.log"
@@ -63,7 +63,7 @@ _VISIBLE: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F
 
 
 class OneLine(logging.Formatter):
-    """One line an event, tracebacks and repeats included, and no secrets."""
+    """One line an event, tracebacks included, and no secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The whole event."""
@@ -75,41 +75,36 @@ class OneLine(logging.Formatter):
         return redact(line.translate(_VISIBLE))
 
 
-class RepeatFilter(logging.Filter):
-    """Let the same message through at most *burst* times in *window* seconds; count the others.
+class JournalLine(OneLine):
+    """For a standard error that systemd reads: the priority in front, and no time, which the journal has.
 
-    The next one that passes says how many were held back.  Only equal texts are repeats: a failure of
-    another file is another event.
+    See sd-daemon(3); the unit's SyslogLevelPrefix= is on unless somebody turns it off.
     """
 
-    def __init__(self, burst: int = 3, window: float = 30.0, remembered: int = 1000) -> None:
-        super().__init__()
-        self._burst = burst
-        self._window = window
-        self._remembered = remembered
-        self._lock = threading.Lock()
-        self._seen: OrderedDict[tuple[str, int, str], list[float]] = OrderedDict()
-        """For each message: start of its window, how many passed in it, how many were held back."""
+    def __init__(self) -> None:
+        super().__init__("%(message)s")
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """May *record* pass?"""
-        key = (record.name, record.levelno, record.getMessage())
-        now = time.monotonic()
-        with self._lock:
-            seen = self._seen.get(key)
-            if seen is None or now - seen[0] >= self._window:
-                if seen is not None and seen[2]:
-                    record.repeats = int(seen[2])
-                self._seen[key] = [now, 1, 0]
-                self._seen.move_to_end(key)
-                while len(self._seen) > self._remembered:
-                    self._seen.popitem(last=False)
-                return True
-            if seen[1] < self._burst:
-                seen[1] += 1
-                return True
-            seen[2] += 1
-            return False
+    def format(self, record: logging.LogRecord) -> str:
+        """The whole event."""
+        return f"<{_syslog_severity(record.levelno)}>{super().format(record)}"
+
+
+class LogFile(logging.handlers.WatchedFileHandler):
+    """A file that is opened anew when a rotation has moved it away.
+
+    An event that cannot be written is lost, as when the disk is full: the mount goes on, and the next one
+    tries again.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8", errors="replace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one event."""
+        try:
+            super().emit(record)
+        except OSError:  # of opening it: that, FileHandler does not catch
+            self.handleError(record)
 
 
 class SyslogHandler(logging.Handler):
@@ -186,8 +181,11 @@ def set_up(
     global _configured_level
     _configured_level = logging.getLevelNamesMapping()[level.upper()]
     handler, place = _handler(background, log_file, state_dir, syslog_socket)
-    handler.setFormatter(OneLine("%(message)s" if isinstance(handler, SyslogHandler) else _FORMAT))
-    handler.addFilter(RepeatFilter())
+    if place == JOURNAL:
+        handler.setFormatter(JournalLine())
+    else:
+        handler.setFormatter(OneLine("%(message)s" if isinstance(handler, SyslogHandler) else _FORMAT))
+    handler.addFilter(Repeats(handler))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -203,16 +201,15 @@ def _handler(
     background: bool, log_file: str | None, state_dir: str | None, syslog_socket: str
 ) -> tuple[logging.Handler, str]:
     if log_file is not None:
-        # Opened again by itself when a rotation has moved it away.
         try:
-            return logging.handlers.WatchedFileHandler(log_file, encoding="utf-8", errors="replace"), log_file
+            return LogFile(log_file), log_file
         except OSError as error:
             raise ConfigError(
                 f"log_file {log_file} cannot be written to: {error.strerror}; "
                 "accepted: a file, new or old, in a directory that exists"
             ) from None
     if not background:
-        return logging.StreamHandler(sys.stderr), "standard error"
+        return logging.StreamHandler(sys.stderr), JOURNAL if is_journal(sys.stderr) else "standard error"
     if os.path.exists(syslog_socket):
         try:
             return SyslogHandler(syslog_socket), "syslog"
@@ -233,11 +230,29 @@ def _handler(
     return logging.StreamHandler(sys.stderr), "standard error"
 
 
+def is_journal(stream: TextIO) -> bool:
+    """Does the journal read *stream*?  JOURNAL_STREAM has the device and inode of what it does read."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))
+
+
+def tell_repeats(*, everything: bool = False) -> None:
+    """Write what is due of repeated events; *everything* when the process is about to end."""
+    for handler in logging.getLogger().handlers:
+        for one in handler.filters:
+            if isinstance(one, Repeats):
+                one.tell(everything=everything)
+
+
 def toggle_debug() -> bool:
     """Debug logging on, or back to the configured level; True when it is on now."""
     logger = logging.getLogger(ROOT)
     on = logger.level != logging.DEBUG
     # A mount that was told to debug from the start is quietened all the same.
     logger.setLevel(logging.DEBUG if on else max(_configured_level, logging.INFO))
-    logger.warning("debug logging is %s", "on" if on else "off")
+    logger.warning("debug logging is %s", "on" if on else "off", extra={"always": True})
     return on

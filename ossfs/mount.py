@@ -68,6 +68,8 @@ MAX_TASKS = 1024
 the request that would free what they wait for."""
 PREFLIGHT_TIMEOUT = 20.0
 """Seconds for the one LIST that proves endpoint, credentials, bucket and prefix: a person waits."""
+TELL_REPEATS = 5.0
+"""Seconds between two looks at what the log has held back; half of the shortest time that it is held."""
 UMOUNT_NOFOLLOW = 8
 MNT_DETACH = 2
 
@@ -113,6 +115,8 @@ def run(
             else:
                 log.critical("the mount has ended: %s", cause, exc_info=error)
             return 1
+        finally:
+            logs.tell_repeats(everything=True)
     return 1 if failed else 0
 
 
@@ -416,6 +420,7 @@ class _Mount:
             around.start_soon(guard.watch)
             around.start_soon(self._sweep, store)
             around.start_soon(self._signals, tree)
+            around.start_soon(_tell_repeats)
             around.start_soon(self.notifier.run, lambda: self._status_line(tree))
             await around.start(serve_control, self.registration.socket, target)
 
@@ -490,6 +495,13 @@ class _Mount:
                     except OSError as again:
                         log.error("%s: %s", self.config.mountpoint, again.strerror)
                     pyfuse3.terminate()
+
+
+async def _tell_repeats() -> None:
+    """Write how often events of the log have come again, at their times."""
+    while True:
+        await trio.sleep(TELL_REPEATS)
+        logs.tell_repeats()
 
 
 class _Target(ControlTarget):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from ossfs.errors import ChecksumMismatch, NotFound, ObjectArchived, PosixError, PreconditionFailed
+from ossfs.errors import ChecksumMismatch, NotFound, PosixError, PreconditionFailed
 from ossfs.fs.attrs import decode
 from ossfs.fs.context import Context
 from ossfs.fs.dircache import Known
@@ -48,7 +48,6 @@ class FileHandle:
         self.dirty_flushes = 0
         self.writer: Writer | None = None
         self._reader: Reader | None = None
-        self._archived_told = False
         self._spoiled: ChecksumMismatch | None = None
         """Wrong bytes of this version were handed out.
 
@@ -105,11 +104,6 @@ class FileHandle:
                     raise PosixError(
                         errno.ESTALE, f"{version.key} was replaced while open", level=logging.WARNING
                     ) from error
-            except ObjectArchived as error:
-                if self._archived_told:
-                    error.level = logging.DEBUG  # the kernel reads ahead: one line is enough
-                self._archived_told = True
-                raise
             except ChecksumMismatch as error:
                 self._spoiled = error
                 self._ctx.kernel.invalidate_inode(node.ino)

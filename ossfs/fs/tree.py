@@ -588,6 +588,19 @@ class Tree(ExtendedAttributes):
         used = self._bucket_stat.storage
         return FsStat(used, used + VIRTUAL_SIZE, self._bucket_stat.object_count)
 
+    # -- for the log
+
+    def path_of(self, ino: int, name: str = "") -> str:
+        """The path of an inode, or of *name* in it, below the root of the mount; "" when it is not known."""
+        node = self.ctx.inodes.get(ino)
+        path = node.path() if node is not None else ""
+        return f"{path}/{name}" if path and name else path or name
+
+    def path_of_handle(self, fh: int) -> str:
+        """The same of an open file or directory."""
+        handle = self._handles.get(fh) or self._dirs.get(fh)
+        return handle.node.path() if handle is not None else ""
+
     # -- the end
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -19,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import pyfuse3
 import trio
 
-from ossfs.errors import OssfsError, errno_of, level_of
+from ossfs.errors import OssfsError, StoreError, errno_of, level_of
 from ossfs.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,13 @@ class Guard:
                 for scope in self._active:
                     scope.deadline = deadline
 
-    async def run(self, name: str, work: Callable[[], Awaitable[R]]) -> R:
-        """The result of *work*, or FUSEError."""
+    async def run(
+        self, name: str, work: Callable[[], Awaitable[R]], about: Callable[[], str] = lambda: ""
+    ) -> R:
+        """The result of *work*, or FUSEError.
+
+        about: says which file it is, when something is to be told that does not say it.
+        """
         self.metrics.count(name)
         scope = trio.CancelScope(deadline=trio.current_time() + self.timeout)
         self._active.add(scope)
@@ -63,21 +69,35 @@ class Guard:
         except pyfuse3.FUSEError as error:
             raise pyfuse3.FUSEError(_never_enosys(error.errno)) from None
         except OssfsError as error:
-            level = level_of(error)
             self.metrics.failed(error, name)
+            code = _never_enosys(errno_of(error))
+            # EIO says nothing by itself, so whoever gets one finds the reason in the log.
+            level = max(level_of(error), logging.ERROR) if code == errno.EIO else level_of(error)
             if log.isEnabledFor(level):
-                log.log(level, "%s: %s", name, error)
-            raise pyfuse3.FUSEError(_never_enosys(errno_of(error))) from None
+                known = isinstance(error, StoreError) and error.key
+                log.log(level, "%s%s: %s", name, "" if known else _of(about), error)
+            raise pyfuse3.FUSEError(code) from None
         except MemoryError:
             log.error("%s: the process gets no more memory", name)
             raise pyfuse3.FUSEError(errno.ENOMEM) from None
-        except Exception:
-            log.exception("%s: unforeseen", name)
+        except Exception as error:
+            self.metrics.failed(error, name)
+            log.exception("%s%s: unforeseen", name, _of(about))
             raise pyfuse3.FUSEError(errno.EIO) from None
         finally:
             self._active.discard(scope)
-        log.error("%s: no progress for %g seconds", name, self.timeout)
+        log.error("%s%s: no progress for %g seconds", name, _of(about), self.timeout)
         raise pyfuse3.FUSEError(errno.ETIMEDOUT)
+
+
+def _of(about: Callable[[], str]) -> str:
+    """` of 'dir/file'`, "" when that is not known."""
+    try:
+        path = about()
+    except Exception:  # while one error is told, no other may come
+        log.debug("which file that is cannot be told", exc_info=True)
+        return ""
+    return f" of {path!r}" if path else ""
 
 
 def _never_enosys(code: int) -> int:
@@ -90,6 +110,9 @@ class Guarded(Protocol):
 
     guard: Guard
 
+    def about(self, first: str, arguments: tuple[Any, ...]) -> str:
+        """The path that a call is about, "" when it is not known.  first: the name of its first argument."""
+
 
 S = TypeVar("S", bound=Guarded)
 
@@ -99,10 +122,12 @@ def guarded(
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Run the method under its owner's guard."""
     name = f"fuse.{method.__name__}"
+    first = list(inspect.signature(method).parameters)[1:2]
 
     @functools.wraps(method)
     async def wrapper(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.guard.run(name, functools.partial(method, self, *args, **kwargs))
+        work = functools.partial(method, self, *args, **kwargs)
+        return await self.guard.run(name, work, lambda: self.about("".join(first), args))
 
     wrapper.__guarded__ = True  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]

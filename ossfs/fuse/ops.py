@@ -7,8 +7,10 @@ and must not raise, so it calls nothing that could.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Sequence
+from typing import Any
 
 import pyfuse3
 
@@ -34,6 +36,16 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.tree = tree
         self.guard = guard
+
+    def about(self, first: str, arguments: tuple[Any, ...]) -> str:
+        """See Guarded."""
+        if first == "fh":
+            return self.tree.path_of_handle(arguments[0])
+        if first == "inode":
+            return self.tree.path_of(arguments[0])
+        if first.startswith("parent_inode"):
+            return self.tree.path_of(arguments[0], os.fsdecode(arguments[1]))
+        return ""
 
     # -- names
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
 import trio
 import trio.testing
 
-from ossfs import errors
+from ossfs import errors, logs
 from ossfs.errors import NoCredentials, OssfsError, PosixError
 from ossfs.fuse.guard import Guard, guarded, unguarded_operations
 from ossfs.fuse.ops import Operations
@@ -78,9 +80,70 @@ async def test_each_class_of_error_has_an_errno(
         code = await errno_from(guard, error)
     assert code == kind.errno and code in errno.errorcode and code != errno.ENOSYS
     (record,) = [r for r in caplog.records if r.name == "ossfs.fuse.guard"]
-    assert record.levelno == kind.level and record.exc_info is None
+    assert record.levelno == (max(kind.level, logging.ERROR) if code == errno.EIO else kind.level)
+    assert record.exc_info is None
     assert "fuse.test" in record.getMessage() and "what happened" in record.getMessage()
     assert not guard._active
+
+
+EIO_CLASSES = [c for c in CLASSES if c.errno == errno.EIO]
+
+
+def test_most_failures_of_the_service_are_eio() -> None:
+    assert {errors.ServerFault, errors.ConnectionLost, errors.NoSuchBucket, errors.NotModified} < {
+        *EIO_CLASSES
+    }
+
+
+@pytest.mark.usefixtures("restore_logging")
+@pytest.mark.parametrize("level", ["info", "error"])
+@pytest.mark.parametrize("kind", EIO_CLASSES, ids=lambda c: c.__name__)
+async def test_each_eio_has_a_line_that_says_why(kind: type[OssfsError], level: str, tmp_path: Path) -> None:
+    """With key and request id, at any level that can be set."""
+    path = tmp_path / "log"
+    logs.set_up(level, log_file=str(path))
+    error: OssfsError = kind("what happened")
+    if isinstance(error, errors.StoreError):
+        error.operation, error.key, error.request_id = "GetObject", "dir/key", "5F0000001"
+    with trio.fail_after(5):
+        assert await errno_from(make(), error) == errno.EIO
+    (line,) = path.read_text().splitlines()
+    assert " ERROR " in line and "what happened" in line
+    if isinstance(error, errors.StoreError):
+        assert "GetObject 'dir/key'" in line and "request-id=5F0000001" in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PosixError(errno.EIO, "why"),
+        PosixError(errno.ENOSYS, "why"),
+        errors.ServerFault("why"),
+        KeyError("why"),
+    ],
+    ids=repr,
+)
+async def test_an_eio_without_a_key_names_the_file(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        raise error
+
+    with trio.fail_after(5), pytest.raises(pyfuse3.FUSEError):
+        await make().run("fuse.test", work, lambda: "dir/a\nfile")
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().startswith(r"fuse.test of 'dir/a\nfile': ")
+
+
+async def test_a_file_that_cannot_be_named_hides_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        raise PosixError(errno.EIO, "why")
+
+    with trio.fail_after(5), pytest.raises(pyfuse3.FUSEError) as caught:
+        await make().run("fuse.test", work, lambda: str(1 // 0))
+    assert caught.value.errno == errno.EIO
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == ["fuse.test: EIO: why"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOTEMPTY, errno.EXDEV, errno.ENODATA])
@@ -180,6 +243,9 @@ async def test_the_decorator_names_and_passes() -> None:
     class Owner:
         def __init__(self) -> None:
             self.guard = make()
+
+        def about(self, first: str, arguments: tuple[Any, ...]) -> str:
+            return f"{first}={arguments[0]}"
 
         @guarded
         async def add(self, a: int, *, b: int) -> int:

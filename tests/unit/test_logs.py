@@ -1,15 +1,18 @@
-"""The log: one line an event, no secrets, repeats counted, and somewhere to be found."""
+"""The log: one line an event, no secrets, and somewhere to be found.  See also test_repeats.py."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ossfs import logs
+from ossfs import cli, logs
 
 pytestmark = pytest.mark.usefixtures("restore_logging")
 
@@ -106,38 +109,73 @@ def test_ordinary_text_is_left_alone() -> None:
         assert logs.redact(text) == text
 
 
-def test_repeats_are_held_back_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
-    repeats = logs.RepeatFilter(burst=2, window=10)
-
-    def passes(message: str) -> logging.LogRecord | None:
-        record = logging.LogRecord("ossfs", logging.ERROR, "", 0, message, None, None)
-        return record if repeats.filter(record) else None
-
-    assert [bool(passes("same")) for _ in range(5)] == [True, True, False, False, False]
-    assert passes("another")
-    now[0] = 10.0
-    record = passes("same")
-    assert record is not None
-    assert "same (and 3 times more like it)" in logs.OneLine("%(message)s").format(record)
-    now[0] = 20.0
-    record = passes("same")
-    assert record is not None
-    assert not hasattr(record, "repeats")
-
-
-def test_what_is_remembered_of_repeats_is_bounded() -> None:
-    repeats = logs.RepeatFilter(remembered=10)
-    for number in range(1000):
-        assert repeats.filter(logging.LogRecord("ossfs", logging.ERROR, "", 0, f"m{number}", None, None))
-    assert len(repeats._seen) == 10
-
-
 def test_foreground_is_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert logs.set_up() == "standard error"
     log.error("here")
     assert "ERROR here" in capsys.readouterr().err
+
+
+@contextmanager
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str | None = None) -> Iterator[Path]:
+    """A standard error that JOURNAL_STREAM says is the journal's, unless it is to say something else."""
+    path = tmp_path / "journal"
+    with path.open("w", buffering=1) as file, monkeypatch.context() as patch:
+        status = os.fstat(file.fileno())
+        patch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}" if stream is None else stream)
+        patch.setattr(sys, "stderr", file)
+        yield path
+
+
+def test_the_journal_gets_priorities_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with journal(tmp_path, monkeypatch) as path:
+        assert logs.set_up("debug") == "the journal"
+        log.critical("a")
+        log.error("b\nc")
+        log.warning("d")
+        log.info("e")
+        log.debug("f")
+        assert lines(path) == ["<2>a", "<3>b | c", "<4>d", "<6>e", "<7>f"]
+
+
+def test_a_command_that_fails_tells_the_journal_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with journal(tmp_path, monkeypatch) as path:
+        assert cli.run(["umount", "/no/such/mount"]) == 1
+        (line,) = lines(path)
+    assert line.startswith("<3>ossfs: ")
+
+
+@pytest.mark.parametrize("stream", ["", "1:2", "nonsense", "8:"])
+def test_what_is_not_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    """A shell that was started from a service inherits the variable, but not the stream."""
+    with journal(tmp_path, monkeypatch, stream) as path:
+        assert logs.set_up() == "standard error"
+        log.error("here")
+        assert lines(path)[0].endswith("ERROR here")
+
+
+def test_a_file_that_was_rotated_is_opened_anew(file: Path) -> None:
+    log.warning("first")
+    file.rename(f"{file}.1")
+    log.warning("second")
+    file.rename(f"{file}.2")
+    log.warning("third")
+    assert [lines(Path(f"{file}{end}"))[0].split(" ", 3)[3] for end in (".1", ".2", "")] == [
+        "first",
+        "second",
+        "third",
+    ]
+
+
+def test_a_log_that_cannot_be_opened_anew_stops_nothing(file: Path) -> None:
+    log.warning("first")
+    directory = file.parent / "elsewhere"
+    directory.mkdir()
+    file.rename(directory / "log")
+    file.mkdir()  # in its place there is something that cannot be written to
+    log.warning("lost")
+    file.rmdir()
+    log.warning("found again")
+    assert "found again" in file.read_text()
 
 
 def test_background_is_syslog(tmp_path: Path) -> None:
