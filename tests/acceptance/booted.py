@@ -106,9 +106,10 @@ class Booted:
         with open(self._log, "ab") as log:
             self._process = spawn(command, stdout=log, stderr=log)
         leader = wait_for(self._leader, "systemd to start", 30)
-        self._enter = ["nsenter", "-t", leader, "-m", "-u", "-i", "-p", "--"]
+        self._enter = ["nsenter", "-t", leader, "-m", "-u", "-i", "-p"]
         wait_for(
-            lambda: run_status(*self._enter, "test", "-S", "/run/systemd/private")[0] == 0, "its systemd"
+            lambda: run_status(*self._enter, "--", "test", "-S", "/run/systemd/private")[0] == 0,
+            "its systemd",
         )
         self._settle()
 
@@ -136,7 +137,7 @@ class Booted:
     def run(self, *command: str | os.PathLike[str], status: int | None = 0, seconds: float = 120) -> str:
         """Standard output and error of a command in it."""
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "HOME": "/root"}
-        return run(*self._enter, *command, env=environment, cwd="/", status=status, seconds=seconds)
+        return run(*self._enter, "--", *command, env=environment, cwd="/", status=status, seconds=seconds)
 
     def systemctl(self, *arguments: str, status: int | None = 0, seconds: float = 120) -> str:
         """What systemctl says in it."""
@@ -168,14 +169,16 @@ class Booted:
         """Lines of its journal."""
         return self.run("journalctl", "--no-pager", "-b", *arguments)
 
-    def hold(self, path: str, size: int) -> subprocess.Popen[bytes]:
+    def hold(self, path: str, size: int, *, user: bool = False) -> subprocess.Popen[bytes]:
         """A program that has written a file, and not closed it; it ends when its standard input does."""
         program = (
             "import sys; f = open(sys.argv[1], 'wb', 0); f.write(b'x' * int(sys.argv[2]))\n"
             "print('ready', flush=True); sys.stdin.read()"
         )
         read, write = os.pipe()
-        command = [*self._enter, "python3", "-c", program, path, str(size)]
+        # It executes the program in its place; runuser would stand between.
+        become = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"] if user else []
+        command = [*self._enter, "--", *become, "python3", "-c", program, path, str(size)]
         started = spawn(command, stdin=read, stdout=subprocess.PIPE, cwd="/")
         os.close(read)
         started.stdin = os.fdopen(write, "wb")

@@ -15,7 +15,8 @@ from tests.support.mounts import BUCKET, MIB, Room, Service
 CHECKOUT = Path(__file__).parents[2]
 SERVICE, NATIVE, FSTAB = "/mnt/service", "/mnt/bucket", "/mnt/fstab"
 UNITS = {SERVICE: "ossfs@data.service", NATIVE: "mnt-bucket.mount", FSTAB: "mnt-fstab.mount"}
-USERS = f"/home/{USER}/bucket"
+USERS, MINE = f"/home/{USER}/bucket", f"/home/{USER}/mine"
+HAND = "/mnt/hand"
 
 
 def _configure(machine: Booted, service: Service) -> None:
@@ -35,11 +36,19 @@ def _configure(machine: Booted, service: Service) -> None:
     native = native.replace("What=my-bucket\n", f"What={BUCKET}:/native\n")
     machine.write("/etc/systemd/system/mnt-bucket.mount", native.replace("data.toml", "mounts.toml"))
     options = "_netdev,nofail,x-systemd.mount-timeout=infinity,config=/etc/ossfs/mounts.toml"
-    machine.write("/etc/fstab", f"{BUCKET}:/fstab {FSTAB} ossfs {options} 0 0\n")
+    mine = f"noauto,user,config=/home/{USER}/.config/ossfs/fstab.toml"
+    machine.write(
+        "/etc/fstab",
+        f"{BUCKET}:/fstab {FSTAB} ossfs {options} 0 0\n{BUCKET}:/mine {MINE} fuse.ossfs {mine} 0 0\n",
+    )
     machine.write("/etc/systemd/system/slow-network.service", ONLINE)
     # Shorter than it ships, so that the test need not wait a minute; long enough for a busy machine.
     machine.write("/etc/systemd/system/ossfs@.service.d/test.conf", "[Service]\nWatchdogSec=10\n")
     home = machine.root / "home" / USER / ".config" / "ossfs"
+    machine.write(f"/home/{USER}/.config/ossfs/passwd", passwd, 0o600)
+    machine.write(f"/home/{USER}/.config/ossfs/fstab.toml", toml + 'passwd_file = "passwd"\n')
+    (machine.root / MINE.lstrip("/")).mkdir(exist_ok=True)
+    os.chown(machine.root / MINE.lstrip("/"), UID, UID)
     machine.write(f"/home/{USER}/.config/ossfs/data.toml", toml)
     machine.write(
         f"/home/{USER}/.config/ossfs/data.env", f"SOURCE={BUCKET}:/user\nMOUNTPOINT={USERS}\n{keys}", 0o600
@@ -203,17 +212,38 @@ def test_the_unit_of_a_user(machine: Booted, service: Service) -> None:
     assert not machine.is_mounted(USERS)
 
 
+def test_a_user_mounts_and_unmounts_a_line_of_fstab(machine: Booted, service: Service) -> None:
+    machine.as_user("mount", MINE)
+    assert machine.is_mounted(MINE)
+    writer = machine.hold(f"{MINE}/pending", 1000, user=True)
+    service.latency(1)
+    machine.kill(writer)
+    machine.as_user("umount", MINE)
+    service.latency(0)
+    assert not machine.is_mounted(MINE)
+    assert len(service.read("mine/pending")) == 1000
+
+
+def test_root_unmounts_the_mount_of_a_user(machine: Booted, service: Service) -> None:
+    machine.as_user("mount", MINE)
+    machine.run("umount", MINE)
+    assert not machine.is_mounted(MINE)
+    until(lambda: f" on {MINE} " not in machine.run("ossfs", "status"), "its process to end")
+
+
 def test_no_secret_is_in_the_journal_or_an_argument(machine: Booted, service: Service) -> None:
     assert service.key_secret not in machine.journal()
     assert service.key_secret not in machine.run("ps", "-ewwo", "args")
 
 
 def test_power_off_waits_for_the_uploads(machine: Booted, service: Service) -> None:
-    """And the next boot finds all of them mounted again."""
-    _write_and_kill(machine, service, SERVICE, NATIVE, FSTAB)
+    """And the next boot finds all of them mounted again, but what was mounted by hand."""
+    machine.run("mkdir", "-p", HAND)
+    machine.run("ossfs", "mount", f"{BUCKET}:/hand", HAND, "-o", "config=/etc/ossfs/mounts.toml")
+    _write_and_kill(machine, service, SERVICE, NATIVE, FSTAB, HAND)
     machine.poweroff()
     service.latency(0)
-    for prefix in ("data", "native", "fstab"):
+    for prefix in ("data", "native", "fstab", "hand"):
         assert len(service.read(f"{prefix}/pending")) == 3 * MIB, prefix
     machine.boot()
     for place in UNITS:
