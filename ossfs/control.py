@@ -414,3 +414,24 @@ def request_unmount(
             f"{place} is unmounted and everything is in the bucket, but process {record.pid} has not ended"
         )
     return failed
+
+
+def flush_and_unmount(
+    mountpoint: str,
+    unmount: Callable[[str], None],
+    on_progress: Callable[[UploadProgress], None] | None = None,
+    registries: Iterable[Registry] | None = None,
+) -> list[str]:
+    """As request_unmount, but it is this process that calls *unmount*, and not that of the mount.
+
+    For a mount on top of an autofs: while systemd takes it away, whoever is not of systemd's process group
+    waits at the mount point until it is gone, and the process of the mount is not.
+    """
+    registry, record = _find(mountpoint, registries)
+    failed: list[str] = request(record, "flush", on_progress)["failed"]
+    unmount(record.mountpoint)
+    if not registry.wait_gone(record, PREDECESSOR_TIMEOUT):
+        raise MountError(
+            f"{record.mountpoint} is unmounted, but process {record.pid} has not ended; it may still upload"
+        )
+    return failed

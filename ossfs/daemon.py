@@ -57,7 +57,7 @@ def run_in_background(child: Child, timeout: float = START_TIMEOUT, log_place: s
     except TimeoutError:
         _terminate(pid)
         raise MountError(f"the mount was not usable after {timeout:.0f} seconds; see {log_place}") from None
-    except BaseException:  # Ctrl-C: the child has no terminal that would tell it
+    except BaseException:  # Ctrl-C, which the child ignores
         _terminate(pid)
         raise
     finally:
@@ -90,12 +90,16 @@ def _run_child(child: Child, writer: int) -> NoReturn:
 
     def ready() -> None:
         if pipe is not None:
+            os.setsid()
             # First, so that whoever reads the parent's output sees its end when the parent has ended.
             _leave_terminal()
             say("")
 
     try:
-        os.setsid()
+        # The parent's process group is kept until it is ready: where systemd mounts on demand, all others
+        # that come near the mount point have to wait until it is mounted (autofs), we among them.
+        # Ctrl-C reaches all of the group; the parent passes it on in its own way.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.chdir("/")
         status = child(ready)
         if pipe is not None and status == 0:

@@ -138,14 +138,18 @@ def _check(config: MountConfig) -> None:
 def _unmount(name: str, arguments: Sequence[str], say: Callable[[str], None]) -> int:
     from ossfs.cli import ProgressLine
     from ossfs.commands.output import printable
-    from ossfs.control import MountBusy, MountDied, MountUnknown, request_unmount
+    from ossfs.control import MountBusy, MountDied, MountUnknown, flush_and_unmount, request_unmount
+    from ossfs.mountpoint import is_on_autofs
 
     asked = _umount_arguments(name, arguments)
     _refuse_namespace(asked.namespace, "umount")
     place = asked.mountpoint
     try:
         with ProgressLine(quiet=not (asked.verbose or sys.stderr.isatty())) as show:
-            failed = request_unmount(place, show)
+            if is_on_autofs(place):
+                failed = flush_and_unmount(place, lambda where: _umount8(where, lazy=asked.lazy), show)
+            else:
+                failed = request_unmount(place, show)
     except MountDied as death:
         say(str(death))
         return OK

@@ -63,6 +63,12 @@ def mount_at(path: str) -> MountInfo | None:
     return found[-1] if found else None
 
 
+def is_on_autofs(path: str) -> bool:
+    """Is something mounted at *path* on top of an autofs, as x-systemd.automount makes it?"""
+    place = resolve_mountpoint(path)
+    return any(mount.mountpoint == place and mount.fstype == "autofs" for mount in read_mountinfo())
+
+
 def resolve_mountpoint(path: str) -> str:
     """*path* made absolute, its symlinks resolved, without touching what may be mounted at it.
 

@@ -103,6 +103,8 @@ class Booted:
         """Start it; returns when systemd has started all that it will start."""
         command = ["systemd-nspawn", "-D", self.root, "-b", "-M", f"ossfs-{os.getpid()}", "--register=no"]
         command += ["--keep-unit", f"--bind={self._fuse}:/dev/fuse", "--link-journal=no", "--console=pipe"]
+        if os.path.exists("/dev/autofs"):
+            command.append("--bind=/dev/autofs")
         with open(self._log, "ab") as log:
             self._process = spawn(command, stdout=log, stderr=log)
         leader = wait_for(self._leader, "systemd to start", 30)

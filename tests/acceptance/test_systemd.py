@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[2]
 SERVICE, NATIVE, FSTAB = "/mnt/service", "/mnt/bucket", "/mnt/fstab"
 UNITS = {SERVICE: "ossfs@data.service", NATIVE: "mnt-bucket.mount", FSTAB: "mnt-fstab.mount"}
 USERS, MINE = f"/home/{USER}/bucket", f"/home/{USER}/mine"
-HAND = "/mnt/hand"
+HAND, AUTO = "/mnt/hand", "/mnt/auto"
 
 
 def _configure(machine: Booted, service: Service) -> None:
@@ -39,7 +39,8 @@ def _configure(machine: Booted, service: Service) -> None:
     mine = f"noauto,user,config=/home/{USER}/.config/ossfs/fstab.toml"
     machine.write(
         "/etc/fstab",
-        f"{BUCKET}:/fstab {FSTAB} ossfs {options} 0 0\n{BUCKET}:/mine {MINE} fuse.ossfs {mine} 0 0\n",
+        f"{BUCKET}:/fstab {FSTAB} ossfs {options} 0 0\n{BUCKET}:/mine {MINE} fuse.ossfs {mine} 0 0\n"
+        f"{BUCKET}:/auto {AUTO} ossfs noauto,x-systemd.automount,x-systemd.idle-timeout=3s,{options} 0 0\n",
     )
     machine.write("/etc/systemd/system/slow-network.service", ONLINE)
     # Shorter than it ships, so that the test need not wait a minute; long enough for a busy machine.
@@ -109,6 +110,21 @@ def test_all_is_mounted_after_boot(machine: Booted, service: Service) -> None:
     assert service.read("fstab/made") == f"{FSTAB}\n".encode()
     assert machine.run("findmnt", "-n", "-o", "SOURCE", FSTAB).strip() == f"{BUCKET}:/fstab"
     assert "all written files are in the bucket" in machine.show(UNITS[SERVICE], "StatusText")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/autofs"), reason="this kernel has no autofs")
+def test_a_mount_that_is_made_when_it_is_needed(machine: Booted, service: Service) -> None:
+    service.write("auto/there", b"it is")
+    machine.systemctl("start", "mnt-auto.automount")
+    assert not machine.is_mounted(AUTO)
+    assert machine.run("cat", f"{AUTO}/there") == "it is"
+    assert machine.is_mounted(AUTO)
+    machine.run("sh", "-c", f"echo new > {AUTO}/new")
+    until(lambda: not machine.is_mounted(AUTO), "it to be unmounted, since nobody uses it")
+    until(lambda: f" on {AUTO} " not in machine.run("ossfs", "status"), "its process to end")
+    assert machine.run("cat", f"{AUTO}/new") == "new\n"
+    machine.systemctl("stop", "mnt-auto.automount")
+    assert not machine.is_mounted(AUTO)
 
 
 def test_others_may_use_it(machine: Booted) -> None:

@@ -338,6 +338,31 @@ def test_a_process_that_does_not_end(
     script.close()
 
 
+def test_the_caller_unmounts(here: Registry, entry: Registration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On top of an autofs the process of the mount must not come near."""
+    unmounted: list[str] = []
+
+    def unmount(place: str) -> None:
+        unmounted.append(place)
+        entry.close()
+
+    script = Script(entry.socket, [b'{"progress": {"files": 1}}\n', b'{"failed": ["a"]}\n'])
+    seen: list[UploadProgress] = []
+    assert control.flush_and_unmount("/m/a", unmount, seen.append, [here]) == ["a"]
+    script.close()
+    assert unmounted == ["/m/a"] and seen == [{"files": 1}]
+
+
+def test_the_caller_unmounts_and_the_process_does_not_end(
+    here: Registry, entry: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "PREDECESSOR_TIMEOUT", 0.0)
+    script = Script(entry.socket, [b'{"failed": []}\n'])
+    with pytest.raises(MountError, match=r"may still upload"):
+        control.flush_and_unmount("/m/a", lambda place: None, None, [here])
+    script.close()
+
+
 def test_busy(here: Registry, entry: Registration) -> None:
     script = Script(entry.socket, [b'{"error": "Device or resource busy", "kind": "busy"}\n'])
     with pytest.raises(MountBusy, match=r"/m/a is in use; .*still mounted"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,24 @@ def test_flags_of_umount(
     assert mount8.run(UMOUNT, ["/mnt", *flags]) == status
     assert ran == ([command] if command else [])
     assert said(capsys).startswith("umount.fuse.ossfs: ")
+
+
+def test_on_an_autofs_the_helper_itself_unmounts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of the mount would wait at the mount point until it is gone."""
+
+    def flush_and_unmount(place: str, unmount: Callable[[str], None], _show: object) -> list[str]:
+        unmount(place)
+        return []
+
+    ran: list[list[str]] = []
+    monkeypatch.setattr("ossfs.mountpoint.is_on_autofs", lambda place: place == "/mnt")
+    monkeypatch.setattr(control, "flush_and_unmount", flush_and_unmount)
+    monkeypatch.setattr(mount8, "_run", lambda *words: ran.append(list(words)))
+    assert mount8.run(UMOUNT, ["/mnt"]) == 0
+    assert ran == [["umount", "-i", "--", "/mnt"]]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_did_not_reach_the_bucket_is_named(

@@ -222,3 +222,12 @@ def test_allow_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check()
     conf.write_text("mount_max = 10\n  user_allow_other \n")
     check()
+
+
+def test_a_place_that_systemd_mounts_on_demand(mounts: list[MountInfo], tmp_path: Path) -> None:
+    place = str(tmp_path)
+    assert not mountpoint.is_on_autofs(place)
+    mounts.append(MountInfo("0:1", place, "autofs", "systemd-1"))
+    mounts.append(MountInfo("0:2", place, FSTYPE, "bucket"))
+    assert mountpoint.is_on_autofs(place)
+    assert not mountpoint.is_on_autofs(f"{place}/below")
