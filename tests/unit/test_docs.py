@@ -27,6 +27,7 @@ README = ROOT / "README.md"
 OPERATING = ROOT / "docs" / "operating.md"
 DESIGN = ROOT / "docs" / "design.md"
 SEMANTICS = ROOT / "docs" / "semantics.md"
+SECURITY = ROOT / "docs" / "security.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PROMISE = re.compile(r"- `(?P<id>[a-z0-9-]+)`: (?P<text>.+)")
@@ -41,20 +42,86 @@ def names(path: Path) -> str:
 # Which tests there are.
 
 
-def names_of_tests(source: str) -> dict[str, bool]:
-    """The tests in a file, by name, and whether each is expected to pass."""
-    found = {}
-    for node in ast.parse(source).body:
+def names_of_tests(source: str, elsewhere: frozenset[str] = frozenset()) -> dict[str, str]:
+    """The tests in a file, by name, and why each can show nothing ("" when it can).
+
+    elsewhere: names of functions in other files that assert something for their callers.
+    """
+    module = ast.parse(source)
+    marks = " ".join(
+        ast.unparse(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+    )
+    helpers = asserting_functions(module) | elsewhere
+    found: dict[str, str] = {}
+    for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            found[node.name] = not any("xfail" in ast.unparse(d) for d in node.decorator_list)
+            text = " ".join([marks, *(ast.unparse(decorator) for decorator in node.decorator_list)])
+            plain = [statement for statement in node.body if isinstance(statement, ast.Expr)]
+            asserting, called = look_at(node)
+            if node.name in found:
+                found[node.name] = "there are two of that name, and one hides the other"
+            elif re.search(r"\bxfail\b", text) or "xfail" in called:
+                found[node.name] = "is expected to fail"
+            elif re.search(r"\bmark\.skip\b", text) or any("skip" in look_at(part)[1] for part in plain):
+                found[node.name] = "is skipped"
+            elif re.search(r"parametrize\([^\[\]]*, (\[\]|\(\))", text):
+                found[node.name] = "is run with no parameters"
+            else:
+                found[node.name] = "" if asserting or called & helpers else "has no assertion"
     return found
 
 
+def look_at(part: ast.AST) -> tuple[bool, frozenset[str]]:
+    """Does it assert something that is not constant, or expect an error; and the names that it calls."""
+    asserting = False
+    called = set()
+    for node in ast.walk(part):
+        if isinstance(node, ast.Assert):
+            parts = ast.walk(node.test)
+            asserting |= any(isinstance(one, ast.Name | ast.Call | ast.Attribute) for one in parts)
+        elif isinstance(node, ast.Raise) and node.exc is not None:
+            asserting |= ast.unparse(node.exc).startswith("AssertionError(")
+        elif isinstance(node, ast.Call):
+            called.add(
+                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            )
+    return asserting or not called.isdisjoint({"raises", "RaisesExc", "warns"}), frozenset(called)
+
+
+def asserting_functions(module: ast.Module) -> frozenset[str]:
+    """The names of functions and methods here that assert, themselves or by others here."""
+    looked_at = [
+        (node.name, *look_at(node))
+        for node in ast.walk(module)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("test_")
+    ]
+    found = frozenset(name for name, asserting, _ in looked_at if asserting)
+    while True:
+        more = found | {name for name, _, called in looked_at if called & found}
+        if more == found:
+            return found
+        found = more
+
+
 @cache
-def known(path: str) -> dict[str, bool]:
-    """The same of a file in this repository; empty when there is none."""
+def helpers_in(path: Path) -> frozenset[str]:
+    """The same of a file."""
+    return asserting_functions(ast.parse(path.read_text())) if path.is_file() else frozenset()
+
+
+@cache
+def known(path: str) -> dict[str, str]:
+    """The tests of a file that pytest collects in this repository; none when there is no such file."""
     file = ROOT / path
-    return names_of_tests(file.read_text()) if file.is_file() else {}
+    if not (file.is_file() and file.name.startswith("test_") and path.startswith("tests/")):
+        return {}
+    source = file.read_text()
+    elsewhere = helpers_in(file.parent / "conftest.py")
+    for module in re.findall(r"^from (tests[\w.]*) import", source, re.MULTILINE):
+        elsewhere |= helpers_in(ROOT / (module.replace(".", "/") + ".py"))
+    return names_of_tests(source, elsewhere)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names)
@@ -84,18 +151,29 @@ def promises(text: str) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_every_promise_has_a_test_that_passes() -> None:
-    found = promises(SEMANTICS.read_text())
-    assert len(found) > 80, "the page's form has changed: the promises are not found any more"
+@pytest.mark.parametrize("page, least", [(SEMANTICS, 80), (SECURITY, 24)], ids=["semantics", "security"])
+def test_every_promise_has_a_test_that_passes(page: Path, least: int) -> None:
+    found = promises(page.read_text())
+    assert len(found) > least, "the page's form has changed: the promises are not found any more"
+    wrong = []
     for promise, tests in found.items():
-        assert tests, f"{promise} has no test"
+        if not tests:
+            wrong.append(f"{promise} has no test")
         for path, name in tests:
-            assert known(path).get(name), f"{promise}: {path}::{name} is missing, or expected to fail"
+            why_not = known(path).get(name, "is not there")
+            if why_not:
+                wrong.append(f"{promise}: {path}::{name} {why_not}")
+    assert not wrong
 
 
-def test_no_line_of_the_page_is_passed_over() -> None:
+@pytest.mark.parametrize(
+    "page, last",
+    [(SEMANTICS, "Not promised yet"), (SECURITY, "What is not protected")],
+    ids=["semantics", "security"],
+)
+def test_no_line_of_the_page_is_passed_over(page: Path, last: str) -> None:
     """A promise, or its tests, in another form would not be checked."""
-    text, heading, _ = SEMANTICS.read_text().partition("\n## Not promised yet\n")
+    text, heading, _ = page.read_text().partition(f"\n## {last}\n")
     assert heading
     items = [line for line in text.splitlines() if line.startswith("- `")]
     tests = [line for line in text.splitlines() if "tests/" in line and "::" in line]
@@ -125,12 +203,49 @@ def test_a_promise_without_a_test_is_seen(text: str, tests: list[tuple[str, str]
     assert promises(text) == {"a": tests}
 
 
-def test_a_test_that_is_expected_to_fail_shows_nothing() -> None:
-    source = (
-        "def test_a(): ...\n@pytest.mark.xfail(strict=True)\nasync def test_b(): ...\ndef helper(): ...\n"
-    )
-    assert names_of_tests(source) == {"test_a": True, "test_b": False}
+@pytest.mark.parametrize(
+    "source, why_not",
+    [
+        ("def test_a():\n assert f()", ""),
+        ("async def test_a():\n with pytest.raises(OSError): f()", ""),
+        ("def helper():\n assert f()\ndef test_a():\n helper()", ""),
+        ("def one():\n assert f()\ndef two():\n one()\ndef test_a():\n two()", ""),
+        ("def test_a():\n x.elsewhere()", ""),
+        ("@pytest.mark.skipif(f(), reason='')\ndef test_a():\n assert f()", ""),
+        ("def test_a():\n if f(): pytest.skip('')\n assert f()", ""),
+        ("def test_a(): ...", "has no assertion"),
+        ("def test_a():\n assert True", "has no assertion"),
+        ("def test_a():\n assert 1 == 1, f()", "has no assertion"),
+        ("def helper():\n f()\ndef test_a():\n helper()", "has no assertion"),
+        ("@pytest.mark.xfail(strict=True)\ndef test_a():\n assert f()", "is expected to fail"),
+        ("pytestmark = [pytest.mark.xfail]\ndef test_a():\n assert f()", "is expected to fail"),
+        ("def test_a():\n pytest.xfail('')\n assert f()", "is expected to fail"),
+        (
+            "@pytest.mark.parametrize('x', [pytest.param(1, marks=[pytest.mark.xfail])])\n"
+            "def test_a(x):\n assert x",
+            "is expected to fail",
+        ),
+        ("@pytest.mark.skip\ndef test_a():\n assert f()", "is skipped"),
+        ("pytestmark = pytest.mark.skip('')\ndef test_a():\n assert f()", "is skipped"),
+        ("def test_a():\n pytest.skip('')\n assert f()", "is skipped"),
+        ("@pytest.mark.parametrize('x', [])\ndef test_a(x):\n assert x", "is run with no parameters"),
+        (
+            "def test_a():\n assert f()\ndef test_a():\n assert g()",
+            "there are two of that name, and one hides the other",
+        ),
+    ],
+)
+def test_a_test_that_can_show_nothing_is_seen(source: str, why_not: str) -> None:
+    assert names_of_tests(source, frozenset({"elsewhere"})) == {"test_a": why_not}
+
+
+def test_what_pytest_does_not_collect_is_no_test() -> None:
     assert known("tests/unit/no_such_file.py") == {}
+    assert known("tests/support/mounts.py") == {}
+    assert (
+        names_of_tests("class A:\n def test_a(self):\n  assert f()\nif x:\n def test_b():\n  assert f()")
+        == {}
+    )
 
 
 # --------------------------------------------------------------------------------------------------
