@@ -494,7 +494,8 @@ async def test_the_environments_proxy_is_not_used(wire_config: Make, monkeypatch
     with trio.fail_after(10), Scripted(ok) as server:
         async with open_store(wire_config(server.url), KEYS, Metrics()) as store:
             await store.once.delete("k")
-        assert len(server.heads) == 1 and server.heads[0].startswith("DELETE /k")  # a proxy is asked for a URL
+        (head,) = server.heads
+        assert "/k" in head.split()[1] and "://" not in head.split()[1]  # a proxy is asked for a URL
 
 
 async def test_refused_connections(wire_config: Make) -> None:
