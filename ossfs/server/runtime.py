@@ -264,7 +264,7 @@ def start_server(config: ServerConfig) -> RunningServer:
 
 def serve(config: ServerConfig, *, on_ready: Callable[[str, str, str], None]) -> None:
     """In the foreground until SIGTERM or SIGINT; `on_ready(url, access key id, secret)` once it accepts."""
-    os.umask(0o077)  # objects are for who runs this, also in a directory that was there before
+    umask = os.umask(0o077)  # objects are for who runs this, also in a directory that was there before
     stop = threading.Event()
     previous = {
         number: signal.signal(number, lambda _number, _frame: stop.set())
@@ -277,3 +277,4 @@ def serve(config: ServerConfig, *, on_ready: Callable[[str, str, str], None]) ->
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        os.umask(umask)

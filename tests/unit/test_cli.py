@@ -398,8 +398,13 @@ def test_serve_until_sigint(tmp_path: Path) -> None:
 
 def test_serve_where_it_cannot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    failure(capsys, "serve", str(tmp_path / "file"))
-    failure(capsys, "serve", str(tmp_path / "d"), "--cert", "/no/cert", "--key", "/no/key")
+    before = os.umask(0o022)
+    try:
+        failure(capsys, "serve", str(tmp_path / "file"))
+        failure(capsys, "serve", str(tmp_path / "d"), "--cert", "/no/cert", "--key", "/no/key")
+        assert os.umask(0o022) == 0o022, "the process is as it was"
+    finally:
+        os.umask(before)
 
 
 # ---- as a program
