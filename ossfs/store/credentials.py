@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -110,6 +111,8 @@ class RefreshingCredentials:
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
         self._generation = 0
+        self._refreshed = -math.inf
+        """When somebody was told last that they had expired, and new ones were asked for."""
         self._take(fetch())
 
     def _take(self, fetched: Credentials) -> None:
@@ -136,7 +139,11 @@ class RefreshingCredentials:
         return self._current
 
     def refresh(self) -> None:
-        """Fetch new ones; of many threads that ask at a time, one does it for all."""
+        """Fetch new ones; of many threads that ask at a time, one does it for all.
+
+        Those that come just after it were refused with the old ones, too: what it got, or that it got
+        nothing, holds for them.
+        """
         self._renew(self._generation, only_when_due=False)
 
     def _renew_ahead(self) -> None:
@@ -150,8 +157,10 @@ class RefreshingCredentials:
             if self._generation != generation:
                 return  # another thread was faster
             now = self._clock()
-            if only_when_due and now < self._next_try:
+            if now < (self._next_try if only_when_due else self._refreshed + _AGAIN_WHEN_EXPIRED):
                 return
+            if not only_when_due:
+                self._refreshed = now
             try:
                 self._take(self._fetch())
             except ConfigError as error:

@@ -448,6 +448,7 @@ class Source:
     def __init__(self, lifetime: float = 1000.0) -> None:
         self.now = 0.0
         self.lifetime = lifetime
+        self.asked = 0
         self.fetched = 0
         self.broken = False
         self.arrived = threading.Event()
@@ -456,6 +457,7 @@ class Source:
         self.provider = RefreshingCredentials("test", self.fetch, lambda: self.now)
 
     def fetch(self) -> Credentials:
+        self.asked += 1
         self.arrived.set()
         assert self.proceed.wait(10)
         if self.broken:
@@ -506,22 +508,27 @@ def test_a_source_that_fails_keeps_the_old_ones_and_is_not_pestered(caplog: pyte
     assert "the old ones are kept: the source is broken" in caplog.text
 
 
-def test_many_who_are_told_that_they_expired_fetch_once() -> None:
+@pytest.mark.parametrize("good", [True, False])
+def test_many_who_are_told_that_they_expired_fetch_once(good: bool) -> None:
+    """Whenever each of them asks: before the first one has an answer, or just after."""
     source = Source()
     source.proceed.clear()
     source.arrived.clear()
+    source.broken = not good
     threads = [threading.Thread(target=source.provider.refresh) for _ in range(8)]
-    first = threads[0]
-    first.start()
+    threads[0].start()
     assert source.arrived.wait(10)
     for thread in threads[1:]:
         thread.start()
     source.proceed.set()
     for thread in threads:
         thread.join(10)
-    assert source.provider.get().access_key_id != "id1"
-    assert 2 <= source.fetched <= 9
-    # Those that began before the first had new ones took these; the others were later.
+        assert not thread.is_alive()
+    assert source.asked == 2
+    assert source.provider.get().access_key_id == ("id2" if good else "id1")
+    source.now += 6
+    source.provider.refresh()
+    assert source.asked == 3
 
 
 def test_what_is_fetched_is_hidden_from_the_log() -> None:
