@@ -88,6 +88,8 @@ coverage: setup
 campaign: setup
 	$(PY) -m tests.campaign $(ARGS)
 	$(PY) -m tests.campaign.corruption
+	$(PY) -m tests.campaign.deadlines
+	$(PY) -m tests.model.distrust
 	OSSFS_TEST_KILLS=60 $(PY) -m pytest tests/mount/test_rename_crash.py
 
 soak: setup

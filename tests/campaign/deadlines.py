@@ -2,11 +2,11 @@
 
     python -m tests.campaign.deadlines [--op-timeout 5]
 
-Each kind of call meets each kind of server that keeps its clients waiting, in a process of its own; then
+Each kind of call meets each kind of server that keeps its clients waiting, all at once; then
 the server is itself again, and the mount must work without help.  One more program is killed in the middle
 of a call, and `ossfs umount` has a file to upload.
 
-Threading: one thread; the mount, the server and the programs are processes, the relay has threads.
+Threading: one thread; the mount, the server and the program are processes, the relay has threads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,30 +32,38 @@ from tests.support.stalling import KINDS, PASSES, Relay
 
 IN_TIME = {errno.EIO, errno.ETIMEDOUT}
 """What a program is told when the server keeps it waiting."""
-STRETCH = 4
+STRETCH = 6
 """How many times op_timeout a call may take here: a call of several requests may have progressed with the
 first of them, and the machine may be busy."""
 
 PREPARED = """
-import errno, json, os, sys, time
-path = sys.argv[1]
-os.stat(path)
-open_first, call = sys.argv[2], sys.argv[3]
-f = None
-if open_first:
-    f = os.open(path + "/" + sys.argv[4], int(open_first), 0o644)
-before = sys.argv[5]
-if before:
-    exec(before)
+import json, os, sys, threading, time
+calls, lock = json.loads(sys.argv[1]), threading.Lock()
+
+def work(name, path, opens, call, file, before):
+    names = {"os": os, "path": path}
+    os.stat(path)
+    if opens:
+        names["f"] = os.open(path + "/" + file, int(opens), 0o644)
+    exec(before, names)
+    def timed():
+        began, code = time.monotonic(), 0
+        try:
+            exec(call, names)
+        except OSError as error:
+            code = error.errno
+        line = json.dumps([name, code, time.monotonic() - began])
+        with lock:
+            print(line, flush=True)
+    return threading.Thread(target=timed)
+
+threads = [work(*call) for call in calls]
 print("ready", flush=True)
 sys.stdin.readline()
-began, code = time.monotonic(), 0
-try:
-    exec(call)
-except OSError as error:
-    code = error.errno
-print(json.dumps([code, time.monotonic() - began]), flush=True)
-os._exit(0)
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 """
 READ, EDIT, NEW = "0", "2", str(0o102 | 0o100)
 """Flags of open(2): O_RDONLY, O_RDWR, O_RDWR with O_CREAT."""
@@ -61,45 +71,45 @@ READ, EDIT, NEW = "0", "2", str(0o102 | 0o100)
 
 @dataclass(frozen=True)
 class Call:
-    """name: of the call.  opens: flags for a file that is opened before the server stalls; none when empty.
-    file: its name.  before: done before, too.  free: it may succeed, since no request is needed."""
+    """One kind of call, in a directory of its own, with the file "there".
+
+    opens: flags for a file that is opened before the server stalls; none when empty.  file: its name.
+    before: done before, too.  needs: objects; "large" has 12 MiB, "x/*" is 300 of them.  free: it may
+    succeed, since no request is needed.
+    """
 
     name: str
     work: str
     opens: str = ""
-    file: str = ""
+    file: str = "there"
     before: str = ""
+    needs: tuple[str, ...] = ()
     free: bool = False
 
 
+PUT = "os.pwrite(f, b'x' * 1000, 0)"
 CALLS = (
-    Call("open", "os.open(path + '/closed', os.O_RDONLY)"),
+    Call("open", "os.open(path + '/there', os.O_RDONLY)"),
     Call("stat", "os.stat(path + '/deep/unseen')"),
-    Call("read", "os.pread(f, 1 << 20, 8 << 20)", READ, "large"),
-    Call("write", "[os.pwrite(f, bytes(1 << 20), i << 20) for i in range(200)]", NEW, "new-large"),
-    Call("fsync", "os.fsync(f)", NEW, "new-synced", "os.pwrite(f, b'x' * 1000, 0)"),
-    Call("close", "os.close(f)", NEW, "new-closed", "os.pwrite(f, b'x' * 1000, 0)"),
-    Call("close of parts", "os.close(f)", NEW, "new-parts", "os.pwrite(f, b'x' * (6 << 20), 0)"),
-    Call("edit and close", "os.pwrite(f, b'x', 9 << 20); os.close(f)", EDIT, "edited"),
-    Call("truncate", "os.truncate(path + '/cut', 5)"),
-    Call("rename", "os.rename(path + '/renamed', path + '/renamed-2')"),
-    Call("rename of a directory", "os.rename(path + '/many', path + '/many-2')"),
-    Call("readdir", "os.listdir(path + '/listed')"),
+    Call("read", "os.pread(f, 1 << 20, 8 << 20)", READ, "large", needs=("large",)),
+    Call("write", "[os.pwrite(f, bytes(1 << 20), i << 20) for i in range(200)]", NEW, "new"),
+    Call("fsync", "os.fsync(f)", NEW, "new", PUT),
+    Call("close", "os.close(f)", NEW, "new", PUT),
+    Call("close of parts", "os.close(f)", NEW, "new", "os.pwrite(f, b'x' * (6 << 20), 0)"),
+    Call("edit and close", "os.pwrite(f, b'x', 9 << 20); os.close(f)", EDIT, "large", needs=("large",)),
+    Call("truncate", "os.truncate(path + '/there', 5)"),
+    Call("rename", "os.rename(path + '/there', path + '/renamed')"),
+    Call("rename of a directory", "os.rename(path + '/many', path + '/renamed')", needs=("many/*",)),
+    Call("readdir", "os.listdir(path + '/listed')", needs=("listed/*",)),
     Call("statfs", "os.statvfs(path)", free=True),
-    Call("unlink", "os.unlink(path + '/removed')"),
-    Call(
-        "unlink of a directory's file, and its fsync",
-        "os.fsync(f)",
-        READ,
-        "dir",
-        "os.unlink(path + '/dir/a')",
-    ),
+    Call("unlink", "os.unlink(path + '/there')"),
+    Call("fsync of a directory", "os.fsync(f)", READ, "deep", "os.unlink(path + '/deep/a')", ("deep/a",)),
     Call("mkdir", "os.mkdir(path + '/made')"),
-    Call("rmdir", "os.rmdir(path + '/empty')"),
+    Call("rmdir", "os.rmdir(path + '/empty')", needs=("empty/",)),
     Call("symlink", "os.symlink('x', path + '/link')"),
-    Call("chmod", "os.chmod(path + '/moded', 0o600)"),
-    Call("setxattr", "os.setxattr(path + '/tagged', b'user.a', b'1')"),
-    Call("getxattr", "os.getxattr(path + '/tagged', b'user.oss.etag')"),
+    Call("chmod", "os.chmod(path + '/there', 0o600)"),
+    Call("setxattr", "os.setxattr(path + '/there', b'user.a', b'1')"),
+    Call("getxattr", "os.getxattr(path + '/there', b'user.oss.etag')"),
 )
 
 
@@ -133,89 +143,68 @@ class Bench:
         options = {"endpoint": f"http://127.0.0.1:{self.relay.port}", "op_timeout": op_timeout}
         self.mount = Mount(self.service, room, options={**options, "chunk_size": "5MB", "memory": "64MB"})
 
-    def _fill(self, prefix: str) -> None:
-        put = self.service.write
-        for name in (
-            "closed",
-            "cut",
-            "renamed",
-            "removed",
-            "moded",
-            "tagged",
-            "deep/unseen",
-            "dir/a",
-            "dir/b",
-        ):
-            put(prefix + name, b"some bytes")
-        put(prefix + "empty/", b"", {"Content-Type": "application/x-directory"})
-        self.service.fill(prefix + "many/", 300, 10)
-        self.service.fill(prefix + "listed/", 30, 10)
-
     def row(self, kind: str) -> Iterator[Cell]:
         """Every call at once, with a server of that kind."""
         # A directory for each, since the kernel lets one call at a time change a directory.
-        top = _top(kind)
+        top, words = _top(kind), []
         self.service.write(f"{top}/killed/file", b"some bytes")
         for number, call in enumerate(CALLS):
             here = f"{top}/{number}"
-            self._fill(f"{here}/")
-            if call.file in ("large", "edited"):
-                self.service.write(f"{here}/{call.file}", bytes(12 << 20))
-        with ExitStack() as stack:
-            programs = {}
-            for number, call in enumerate(CALLS):
-                here = f"{top}/{number}"
-                words = [self.mount.path / here, call.opens, call.work, call.file, call.before]
-                program = spawn(
-                    [sys.executable, "-c", PREPARED, *words],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
-                stack.callback(_gone, program)
-                programs[call] = program
-            for call, program in programs.items():
-                assert program.stdout is not None
-                line = program.stdout.readline()
-                assert line == b"ready\n", f"{call.name}: {line!r} {_said(program)}"
+            for name in ("there", "deep/unseen", *call.needs):
+                if name.endswith("*"):
+                    self.service.fill(f"{here}/{name[:-1]}", 300, 10)
+                else:
+                    size = 12 << 20 if name == "large" else 10
+                    self.service.write(f"{here}/{name}", b"" if name.endswith("/") else bytes(size))
+            path = str(self.mount.path / here)
+            words.append([call.name, path, call.opens, call.work, call.file, call.before])
+        with self._program(words) as program:
             self.relay.kind = kind
             began = time.monotonic()
-            for program in programs.values():
-                assert program.stdin is not None
-                program.stdin.write(b"go\n")
-                program.stdin.flush()
-            for call, program in programs.items():
-                left = began + self.op_timeout * STRETCH - time.monotonic()
-                try:
-                    output, errors = program.communicate(timeout=max(0.5, left))
-                except subprocess.TimeoutExpired:
-                    yield Cell(call.name, kind, errno.EINPROGRESS, time.monotonic() - began)
-                    continue
-                assert output, f"{call.name}: {errors.decode()[-300:]}"
-                code, seconds = json.loads(output)
-                yield Cell(call.name, kind, code, seconds)
+            _go(program)
+            left = {call.name for call in CALLS}
+            assert program.stdout is not None
+            text = b""
+            while left:
+                rest = began + self.op_timeout * STRETCH - time.monotonic()
+                if not select.select([program.stdout], [], [], max(0.0, rest))[0]:
+                    break
+                *lines, text = (text + os.read(program.stdout.fileno(), 1 << 16)).split(b"\n")
+                for line in lines:
+                    name, code, seconds = json.loads(line)
+                    left.remove(name)
+                    yield Cell(name, kind, code, seconds)
+            for name in left:
+                yield Cell(name, kind, errno.EINPROGRESS, time.monotonic() - began)
+
+    @contextmanager
+    def _program(self, calls: list[list[str]]) -> Iterator[subprocess.Popen[bytes]]:
+        """A program that has opened its files, and waits for a line."""
+        program = spawn(
+            [sys.executable, "-c", PREPARED, json.dumps(calls)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"ready\n"
+            yield program
+        finally:
+            _gone(program)
 
     def killed(self, kind: str) -> float:
         """Seconds for which a program that is killed while it waits does not end."""
         self.relay.kind = PASSES
         # Not a read: who waits for a page can be killed at once.
-        words = [self.mount.path / _top(kind) / "killed", "", "os.mkdir(path + '/made')", "", ""]
-        program = spawn(
-            [sys.executable, "-c", PREPARED, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        try:
-            assert program.stdout is not None and program.stdin is not None
-            assert program.stdout.readline() == b"ready\n"
+        here = str(self.mount.path / _top(kind) / "killed")
+        with self._program([["mkdir", here, "", "os.mkdir(path + '/made')", "", ""]]) as program:
             self.relay.kind = kind
-            program.stdin.write(b"go\n")
-            program.stdin.flush()
+            _go(program)
             wait_for(lambda: "fuse" in _waits_in(program.pid), "the program to wait for the mount")
             began = time.monotonic()
             program.kill()
             program.wait(self.op_timeout * STRETCH)
             return time.monotonic() - began
-        finally:
-            _gone(program)
 
     def works_again(self) -> None:
         """The server is itself again, and so is the mount, without help."""
@@ -251,12 +240,15 @@ def _top(kind: str) -> str:
     return kind.split(",")[0].replace(" ", "-")
 
 
+def _go(program: subprocess.Popen[bytes]) -> None:
+    assert program.stdin is not None
+    program.stdin.write(b"go\n")
+    program.stdin.flush()
+
+
 def _waits_in(pid: int) -> str:
-    """The kernel's function, or functions."""
-    try:
-        return Path(f"/proc/{pid}/stack").read_text()
-    except OSError:
-        return Path(f"/proc/{pid}/wchan").read_text()
+    """The kernel's functions in which its threads wait: root may know."""
+    return " ".join((task / "stack").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 def _gone(program: subprocess.Popen[bytes]) -> None:
@@ -264,12 +256,6 @@ def _gone(program: subprocess.Popen[bytes]) -> None:
     for pipe in (program.stdin, program.stdout, program.stderr):
         if pipe is not None:
             pipe.close()
-
-
-def _said(program: subprocess.Popen[bytes]) -> str:
-    assert program.stderr is not None
-    program.kill()
-    return program.stderr.read().decode()[-500:]
 
 
 def wrong(cell: Cell, op_timeout: float) -> bool:
