@@ -72,6 +72,11 @@ def parser() -> argparse.ArgumentParser:
     add("--tls", action="store_true", help="speak TLS to the server that is started")
     add("--json", metavar="FILE", help="write all figures there")
     add("--timeout", type=float, default=120.0, metavar="SECONDS", help="of one run (120)")
+    add(
+        "--caches",
+        action="store_true",
+        help="the cases that the caches on disk are for: without any, with cache_dir, and with writeback",
+    )
     add("--peers", action="store_true", help="s3fs beside ossfs, where the server speaks its dialect")
     add("--no-limits", action="store_true", help="leave the store layer and the empty file system out")
     add("--option", action="append", default=[], metavar="OPT", help="-o option for ossfs; may be repeated")
@@ -105,10 +110,15 @@ def run(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
     parsed = parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    cases = choose(parsed.only)
+    cases = choose(parsed.only, caches=parsed.caches)
     server = choose_server(parsed)
     options = [*parsed.option, *([f"region={parsed.region}"] if parsed.region else [])]
     clients: list[Client] = [Ossfs(options), *([S3fs()] if parsed.peers else [])]
+    if parsed.caches:
+        clients += [
+            Ossfs(options, name="cache_dir", on_disk=True),
+            Ossfs([*options, "writeback"], name="writeback", on_disk=True),
+        ]
     facts = report.machine()
     conditions = (
         str(Network(parsed.latency, parsed.bandwidth, parsed.tls)) if not parsed.endpoint else "as it is"

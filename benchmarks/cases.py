@@ -68,6 +68,7 @@ class Case:
     """amount: bytes, operations, files or entries of one run, by the unit.
 
     raw: the same bytes as plain HTTP.  kernel: which speed of the empty file system bounds it.
+    remounted: it is done once before, and what is measured is the second time, after a remount.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Case:
     fill: Callable[[Server], None] | None = None
     raw: RawLoad | None = None
     kernel: Literal["read", "write"] | None = None
+    remounted: bool = False
 
     def value(self, seconds: float) -> float:
         """The figure in the case's unit."""
@@ -100,20 +102,38 @@ def case(
     fill: Callable[[Server], None] | None = None,
     raw: RawLoad | None = None,
     kernel: Literal["read", "write"] | None = None,
+    *,
+    remounted: bool = False,
 ) -> Callable[[Callable[[Path, Clock], None]], Callable[[Path, Clock], None]]:
     """Registers a function as the case of its name."""
 
     def register(work: Callable[[Path, Clock], None]) -> Callable[[Path, Clock], None]:
-        CASES[work.__name__] = Case(work.__name__, unit, amount, work, fill, raw, kernel)
+        CASES[work.__name__] = Case(work.__name__, unit, amount, work, fill, raw, kernel, remounted)
         return work
 
     return register
 
 
-def choose(names: str | None) -> list[Case]:
-    """The cases named in a list with commas, or all.  Raises BenchError for a name that is not there."""
+CACHE_CASES = (
+    "read_256m",
+    "reread_warm",
+    "read_256m_remounted",
+    "read_200_small",
+    "read_200_small_remounted",
+    "create_800_small_16t",
+    "untar_500",
+    "untar_500_synced",
+)
+"""Those that the caches on a local disk are for."""
+
+
+def choose(names: str | None, *, caches: bool = False) -> list[Case]:
+    """The cases named in a list with commas, or all.  Raises BenchError for a name that is not there.
+
+    caches: all are those of CACHE_CASES.
+    """
     if names is None:
-        return list(CASES.values())
+        return [CASES[name] for name in CACHE_CASES] if caches else list(CASES.values())
     chosen = []
     for name in filter(None, (word.strip() for word in names.split(","))):
         if name not in CASES:
@@ -184,6 +204,18 @@ def reread_warm(mount: Path, clock: Clock) -> None:
     read_through(mount / "large", GIB // 4)
     with clock:
         read_through(mount / "large", GIB // 4)
+
+
+@case("MB/s", GIB // 4, filled("large", 1, GIB // 4), kernel="read")
+def read_256m(mount: Path, clock: Clock) -> None:
+    """One program reads 256 MiB for the first time."""
+    read_through(mount / "large", GIB // 4)
+
+
+@case("MB/s", GIB // 4, filled("large", 1, GIB // 4), kernel="read", remounted=True)
+def read_256m_remounted(mount: Path, clock: Clock) -> None:
+    """The same, when an earlier mount has read it."""
+    read_through(mount / "large", GIB // 4)
 
 
 def _random_reads(mount: Path, threads: int, count: int) -> None:
@@ -283,6 +315,12 @@ def read_200_small(mount: Path, clock: Clock) -> None:
     _read_small(mount, 200, 1)
 
 
+@case("files/s", 200, filled("d/f", 200, PAGE), remounted=True)
+def read_200_small_remounted(mount: Path, clock: Clock) -> None:
+    """The same, when an earlier mount has read them."""
+    _read_small(mount, 200, 1)
+
+
 @case("files/s", 800, filled("d/f", 800, PAGE), RawLoad("GET", 800, PAGE, THREADS))
 def read_800_small_16t(mount: Path, clock: Clock) -> None:
     """The same by 16 threads."""
@@ -312,6 +350,15 @@ def untar_500(mount: Path, clock: Clock) -> None:
     data = _archive()
     with clock:
         subprocess.run(["tar", "xf", "-", "-C", mount], input=data, check=True)
+
+
+@case("s", 1)
+def untar_500_synced(mount: Path, clock: Clock) -> None:
+    """The same, until all of it is in the bucket: sync(1) of each directory."""
+    data = _archive()
+    with clock:
+        subprocess.run(["tar", "xf", "-", "-C", mount], input=data, check=True)
+        subprocess.run(["sync", *sorted((mount / "tree").iterdir())], check=True)
 
 
 # --------------------------------------------------------------------------------------------------

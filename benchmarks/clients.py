@@ -41,10 +41,10 @@ class Ossfs:
     """The program of this repository.
 
     options: further `-o` options.  environment: further variables.  prelude: Python that is run in the
-    process before the command, to change what has no option.
+    process before the command, to change what has no option.  name: in the tables.  on_disk: options that
+    take `cache_dir`, which is empty at the beginning of each row.
     """
 
-    name = "ossfs"
     dialect = "oss"
 
     def __init__(
@@ -53,7 +53,11 @@ class Ossfs:
         *,
         environment: Mapping[str, str] | None = None,
         prelude: str | None = None,
+        name: str = "ossfs",
+        on_disk: bool = False,
     ) -> None:
+        self.name = name
+        self._on_disk = on_disk
         self._options = list(options)
         self._environment = dict(environment or {})
         self._program = [str(OSSFS)]
@@ -63,6 +67,8 @@ class Ossfs:
     def command(self, server: Server, mountpoint: str, scratch: Path) -> tuple[list[str], dict[str, str]]:
         where = f"{server.bucket}:/{server.prefix.rstrip('/')}" if server.prefix else server.bucket
         options = [f"endpoint={server.url}", f"state_dir={scratch / 'state'}", *self._options]
+        if self._on_disk:
+            options.append(f"cache_dir={scratch / 'cache'}")
         if server.ca_file:
             options.append(f"ca_file={server.ca_file}")
         command = [*self._program, "mount", where, mountpoint, "-f"]
@@ -150,7 +156,7 @@ class Mounted:
 
     def _mount(self) -> None:
         for name in ("mnt", "run", "state"):
-            (self._scratch / name).mkdir(mode=0o700)
+            (self._scratch / name).mkdir(mode=0o700, exist_ok=True)
         command, environment = self.client.command(self._server, str(self.path), self._scratch)
         self._environment = dict(os.environ, **environment)
         log = self._scratch / "log"
@@ -165,6 +171,13 @@ class Mounted:
                 raise BenchError(f"{self.client.name} did not mount: {text[-1] if text else 'no message'}")
             time.sleep(0.02)
         time.sleep(0.3)  # the kernel's read-ahead is raised just after the mount can be seen
+
+    def remount(self) -> None:
+        """The same again, with what the first has left on the disk."""
+        assert self._process is not None
+        unmount(self.path)
+        self._process.wait(UMOUNT_SECONDS)
+        self._mount()
 
     def kill(self) -> None:
         """The row has hung: end the mount, so that whoever waits for it is answered."""

@@ -4,7 +4,7 @@
 
 Threading: one thread.
 
-NAME is latency, local, tls or settings.  FILE is what `make bench ARGS="--json FILE"` or `python -m
+NAME is latency, local, tls, caches or settings.  FILE is what `make bench ARGS="--json FILE"` or `python -m
 benchmarks.settings --json FILE` wrote, or the output of another benchmark that prints one JSON object a
 line with case, client, value, cpu, rss_mb, in_mb, out_mb and reqs.  The figures are kept in
 benchmarks/results/, so that without arguments the same document comes out again.
@@ -190,6 +190,21 @@ def speed_ratio(case: str, ours: float | None, peer: float | None) -> float | No
     return peer / ours if CASES[case].smaller_is_better else ours / peer
 
 
+def caches_table(found: Table) -> str:
+    """Markdown of what `make bench ARGS=--caches` found: each case without a cache and with each."""
+    clients = ("ossfs", "cache_dir", "writeback")
+    lines = [
+        "| case | unit | without | with `cache_dir` | with `writeback` too | requests |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, cells in found.items():
+        shown = [cells.get(client, Cell()) for client in clients]
+        requests = ", ".join("-" if cell.requests is None else str(cell.requests) for cell in shown)
+        values = " | ".join("failed" if cell.value is None else figure(cell.value) for cell in shown)
+        lines.append(f"| {name} | {CASES[name].unit} | {values} | {requests} |")
+    return "\n".join(lines)
+
+
 def settings_table(results: list[dict[str, Any]]) -> str:
     """Markdown of what `benchmarks.settings` found."""
     lines = [
@@ -301,6 +316,8 @@ def keep(name: str, source: Path) -> None:
             row.pop("ops", None)
         here = {name: fact for name, fact in machine().items() if name != "load"}  # that of another moment
         kept = {"at": whole.get("at", stamp()), "machine": whole.get("machine", here), "rows": rows}
+        if name == "caches":
+            kept["conditions"] = f"{whole['server']}, {whole['conditions']}; median of {whole['runs']}"
     RESULTS.mkdir(exist_ok=True)
     lines = json.dumps(kept, indent=None, separators=(",", ":")).replace('{"case"', '\n{"case"')
     (RESULTS / f"{name}.json").write_text(
@@ -320,6 +337,11 @@ def sections() -> tuple[dict[str, str], dict[str, Table]]:
             runs = max((len(c.values) for cells in tables[name].values() for c in cells.values()), default=0)
             about = f"{machine_line(kept['machine'])}; {kept['at'][:10]}; median of {runs}."
             made[name] = f"{about}\n\n{result_table(name, tables[name])}"
+    file = RESULTS / "caches.json"
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        about = f"{machine_line(kept['machine'])}; {kept['at'][:10]}; {kept['conditions']}."
+        made["caches"] = f"{about}\n\n{caches_table(collect(kept['rows']))}"
     file = RESULTS / "settings.json"
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
@@ -344,8 +366,10 @@ def run(arguments: list[str]) -> int:
     """The command; its exit status."""
     for argument in arguments:
         name, equals, path = argument.partition("=")
-        if not equals or name not in (*TITLES, "settings"):
-            raise BenchError(f"{argument!r}; accepted: NAME=FILE, NAME of {', '.join(TITLES)}, settings")
+        if not equals or name not in (*TITLES, "caches", "settings"):
+            raise BenchError(
+                f"{argument!r}; accepted: NAME=FILE, NAME of {', '.join(TITLES)}, caches, settings"
+            )
         keep(name, Path(path))
     made, tables = sections()
     DOCUMENT.write_text(insert(DOCUMENT.read_text(encoding="utf-8"), made), encoding="utf-8")

@@ -102,8 +102,8 @@ def rows_table(title: str, rows: list[Row]) -> Table:
 def row_line(row: Row) -> str:
     """A row as soon as it is there: a run takes minutes, and may be ended before its table."""
     if row.value is None:
-        return f"{row.case:22}{row.client:7}[red]{escape(row.error or 'failed')}[/]"
-    return f"{row.case:22}{row.client:7}{figure(row.value):>8} {row.unit}"
+        return f"{row.case:26}{row.client:11}[red]{escape(row.error or 'failed')}[/]"
+    return f"{row.case:26}{row.client:11}{figure(row.value):>8} {row.unit}"
 
 
 def requests_table(rows: list[Row]) -> Table:

@@ -138,6 +138,9 @@ class Runner:
 
         def work() -> None:
             try:
+                if case.remounted:
+                    case.work(mounted.path, Clock(lambda: None, lambda: None))
+                    mounted.remount()
                 clock.start()
                 case.work(mounted.path, clock)
                 clock.stop()

@@ -53,6 +53,8 @@ _MAGIC: Final = b"ossfs-wb"
 _PUT: Final = 1
 _DONE: Final = 2
 _ALIGN: Final = 8
+_MOST_PIECES: Final = 1024
+"""IOV_MAX of Linux (writev(2))."""
 
 
 @dataclass(slots=True)
@@ -472,8 +474,12 @@ class WriteLog:
 
 
 def _pwrite_all(fd: int, pieces: Sequence[Buffer], offset: int) -> None:
-    for piece in pieces:
-        view = memoryview(piece)
-        while len(view):
-            done = os.pwrite(fd, view, offset)
-            view, offset = view[done:], offset + done
+    """In one call, as a rule: each one hands the interpreter's lock over and back."""
+    views = [memoryview(piece) for piece in pieces]
+    while views:
+        done = os.pwritev(fd, views[:_MOST_PIECES], offset)
+        offset += done
+        while views and done >= len(views[0]):
+            done -= len(views.pop(0))
+        if views:
+            views[0] = views[0][done:]

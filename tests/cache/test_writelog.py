@@ -124,7 +124,7 @@ async def test_a_disk_that_is_nearly_full(
         await trio.to_thread.run_sync(log.close)
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
 async def test_a_failing_disk_accepts_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
 ) -> None:
@@ -206,3 +206,19 @@ async def test_a_log_is_written_anew_without_what_was_damaged(tmp_path: Path) ->
     async with opened(tmp_path, found=again) as log:
         assert log.set_aside == 1
         assert left(tmp_path) == {}
+
+
+async def test_writes_that_are_cut_short_are_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwritev
+
+    def short(fd: int, buffers: list[memoryview], offset: int) -> int:
+        data = b"".join(buffers)
+        return real(fd, [data[: max(1, min(len(data), 1 + len(data) // 2))]], offset)
+
+    monkeypatch.setattr(os, "pwritev", short)
+    body = [bytes([n % 251]) * (n % 7) for n in range(3000)]
+    async with opened(tmp_path) as log:
+        assert await log.put({"key": "k"}, body) is not None
+    assert left(tmp_path) == {"k": b"".join(body)}
