@@ -723,8 +723,12 @@ class Writer(OtherVersions, Deferring):
     async def end_if_idle(self) -> None:
         """Nobody has the file open and nothing is left to commit."""
         async with self.lock:
-            if not self.in_use and not self.unfinished and not self.ended:
+            if self.in_use or self.ended:
+                return
+            if not self.unfinished:
                 self._end()
+            elif not self.data_dirty and self.entry is None and not self.reported:
+                self.settle_soon()  # attributes that were set while the last of them were stored
 
 
 def note_version(ctx: Context, node: FileNode, version: Version) -> None:

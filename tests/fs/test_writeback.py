@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from ossfs.errors import AccessDenied, PosixError, ServerFault
 from ossfs.fs.inodes import ROOT
+from ossfs.fs.tree import SetAttr
 from ossfs.fs.writeback import DELAY, replay
 from ossfs.store.base import ObjectHeaders
 from ossfs.store.retry import RetryStore
@@ -300,3 +301,32 @@ async def test_what_fails_is_told_until_it_succeeds(
         await fs.tree.ctx.jobs.wait_idle()
         assert not fs.tree.ctx.failing
     assert store.data("f") == b"1"
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("error", [None, ServerFault])
+async def test_times_that_are_set_while_the_upload_is_under_way(
+    autojump_clock: MockClock,
+    store: MemoryStore,
+    log: MemoryLog,
+    error: type[ServerFault] | None,
+    later: bool,
+) -> None:
+    """They are stored after it, also when that fails at first: nobody else comes by for a closed file."""
+    async with mounted(store, writeback=log) as fs:
+        await fs.write_file("/f", b"ours")
+        store.faults.append(Fault("put", delay=2))
+        if error is not None:
+            store.faults.append(Fault("copy", error=error))
+        store.faults.append(Fault("copy", delay=2))
+        await trio.sleep(DELAY + 1)
+        assert store.calls["put"] == 1 and not store.objects
+        await fs.setattr("/f", SetAttr(mtime_ns=4 * 10**9))
+        if later:
+            while store.calls["copy"] < (1 if error is None else 2):
+                await trio.sleep(0.1)
+            await trio.sleep(1)
+        await fs.setattr("/f", SetAttr(mtime_ns=5 * 10**9))
+        await trio.sleep(30)
+        assert not fs.tree.dirty_writers()
+        assert store.objects["f"].headers.meta["mtime"].startswith("5")
