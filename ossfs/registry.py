@@ -31,7 +31,8 @@ from ossfs.mountpoint import FSTYPE, mount_at, read_mountinfo, resolve_mountpoin
 
 log = logging.getLogger(__name__)
 
-State: TypeAlias = Literal["starting", "mounted", "draining"]
+State: TypeAlias = Literal["starting", "mounted", "draining", "dead"]
+"""The file never says "dead": that is what its lock says."""
 
 PREDECESSOR_TIMEOUT: Final = 600.0
 """Seconds that a new mount waits for a draining one of the same bucket, unless told otherwise."""
@@ -196,16 +197,35 @@ class Registry:
 
     def mounts(self) -> list[MountRecord]:
         """The live mounts, oldest first.  What dead ones left behind is removed on the way."""
-        records = []
+        return self._look()[0]
+
+    def dead_mounts(self) -> list[MountRecord]:
+        """Mounts whose processes have ended and whose mount points are still taken, oldest first."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[list[MountRecord], list[MountRecord]]:
+        """The live ones and the dead ones.
+
+        The files of a dead one are removed once its mount is gone: until then somebody may want to know
+        what that was.
+        """
+        alive: list[MountRecord] = []
+        dead: list[MountRecord] = []
         for mount_id in self._ids():
-            if not self.is_alive(mount_id):
-                if self._owner == os.geteuid():
-                    _remove_files(self.directory, mount_id)
-                continue
+            lives = self.is_alive(mount_id)
             record = _read_record(self.directory, mount_id, self._owner)
-            if record is not None:
-                records.append(record)
-        return sorted(records, key=lambda record: (record.started, record.mount_id))
+            if lives and record is not None:
+                alive.append(record)
+            elif not lives and record is not None and _is_there(record):
+                dead.append(dataclasses.replace(record, state="dead"))
+            elif not lives and self._owner == os.geteuid():
+                _remove_files(self.directory, mount_id)
+        # The kernel uses the numbers of devices again: what a live one has is not a dead one's.
+        taken = {(record.mountpoint, record.device) for record in alive}
+        dead = [record for record in dead if (record.mountpoint, record.device) not in taken]
+        for records in (alive, dead):
+            records.sort(key=lambda record: (record.started, record.mount_id))
+        return alive, dead
 
     def is_alive(self, mount_id: str) -> bool:
         """Does the process of that mount still run?"""
@@ -356,6 +376,12 @@ def _read_record(directory: str, mount_id: str, owner: int) -> MountRecord | Non
         return None
     # Nobody is sent to another socket, or another mount's files, by what a file says.
     return dataclasses.replace(record, mount_id=mount_id, socket=os.path.join(directory, f"{mount_id}.sock"))
+
+
+def _is_there(record: MountRecord) -> bool:
+    """Is the mount that *record* tells of still in this host's table of mounts?"""
+    wanted = (record.mountpoint, record.device, FSTYPE)
+    return any((mount.mountpoint, mount.device, mount.fstype) == wanted for mount in read_mountinfo())
 
 
 def _remove_files(directory: str, mount_id: str) -> None:

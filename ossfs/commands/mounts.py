@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 
 def list_mounts(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> int:
-    """List the mounts of this host: those of this user, and for root those of all users."""
-    records = all_mounts()
+    """List the mounts of this host: those of this user, and for root those of all users.
+
+    A dead one is there until its mount point is free again: `ossfs umount` does that.
+    """
+    records = all_mounts(dead=True)
     if as_json:
         print_json([public(record) for record in records])
     elif not records:
@@ -41,11 +44,15 @@ def list_mounts(as_json: Annotated[bool, typer.Option("--json", help="as JSON")]
     return 0
 
 
-def all_mounts() -> list[MountRecord]:
-    """The live mounts that this user may ask, oldest first."""
+def all_mounts(*, dead: bool = False) -> list[MountRecord]:
+    """The live mounts that this user may ask, oldest first; dead: then those whose processes have ended."""
     from ossfs.registry import all_registries
 
-    return [record for registry in all_registries() for record in registry.mounts()]
+    registries = all_registries()
+    records = [record for registry in registries for record in registry.mounts()]
+    if dead:
+        records += [record for registry in registries for record in registry.dead_mounts()]
+    return records
 
 
 def since(record: MountRecord) -> str:

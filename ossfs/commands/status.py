@@ -73,12 +73,15 @@ def _asker(mountpoint: str | None) -> Callable[[], list[Shown]]:
 
     if mountpoint is not None:
         return lambda: [request_status(mountpoint)]
-    return lambda: [_answer_of(record) for record in all_mounts()]
+    return lambda: [_answer_of(record) for record in all_mounts(dead=True)]
 
 
 def _answer_of(record: MountRecord) -> Shown:
     from ossfs.control import status_of
 
+    if record.state == "dead":
+        line = f"its process has ended; this frees the mount point: ossfs umount {record.mountpoint}"
+        return {**public(record), "error": line}
     try:
         return status_of(record, ANSWER_TIMEOUT)
     except UserError as error:
@@ -87,7 +90,7 @@ def _answer_of(record: MountRecord) -> Shown:
 
 def _exit_status(shown: list[Shown]) -> int:
     """One that is just beginning or ending has no socket yet, or no more: that is no failure."""
-    return 1 if any("error" in one and one["state"] == "mounted" for one in shown) else 0
+    return 1 if any("error" in one and one["state"] in ("mounted", "dead") for one in shown) else 0
 
 
 def _print_once(shown: list[Shown], before: list[Shown] | None) -> int:

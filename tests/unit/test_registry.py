@@ -338,3 +338,36 @@ def test_a_place_that_is_named_by_a_user_must_be_that_users(tmp_path: Path) -> N
     mine.symlink_to(others)
     assert registry._owner_of(str(mine), pattern) is None
     assert registry._owner_of(str(tmp_path / "ossfs-0x"), pattern) is None
+
+
+def test_a_dead_mount_is_known_until_its_mount_point_is_free(
+    tmp_path: Path, other: Callable[[str], Other], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = [MountInfo("0:77", "/m/other", FSTYPE, "bucket")]
+    monkeypatch.setattr(registry, "read_mountinfo", lambda: list(table))
+    here = Registry(str(tmp_path))
+    dead = other("/m/other")
+    record = tmp_path / f"{dead.mount_id}.json"
+    record.write_text(record.read_text().replace('"device": ""', '"device": "0:77"'))
+    assert not here.dead_mounts()
+    dead.kill()
+    assert not here.mounts()
+    (found,) = here.dead_mounts()
+    assert (found.mountpoint, found.state, found.mount_id) == ("/m/other", "dead", dead.mount_id)
+    table[0] = MountInfo("0:78", "/m/other", FSTYPE, "bucket")  # another one is there now
+    assert not here.dead_mounts()
+    assert not record.exists(), "nothing of it is left"
+
+
+def test_a_live_mount_with_the_number_of_a_dead_one(
+    tmp_path: Path, other: Callable[[str], Other], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "read_mountinfo", lambda: [MountInfo("0:77", "/m/other", FSTYPE, "bucket")])
+    here = Registry(str(tmp_path))
+    first, second = other("/m/other"), other("/m/other")
+    for one in (first, second):
+        record = tmp_path / f"{one.mount_id}.json"
+        record.write_text(record.read_text().replace('"device": ""', '"device": "0:77"'))
+    first.kill()
+    assert [one.mount_id for one in here.mounts()] == [second.mount_id]
+    assert not here.dead_mounts()

@@ -104,7 +104,7 @@ def test_one_that_does_not_answer_hides_no_other(
 ) -> None:
     state = "mounted"
 
-    def records() -> list[MountRecord]:
+    def records(dead: bool) -> list[MountRecord]:
         made = [MountRecord(str(n), n, "b", "", "http://x", f"/m{n}", "mounted", "") for n in (1, 2)]
         return [*made, MountRecord("3", 3, "b", "", "http://x", "/m3", state, "")]  # type: ignore[arg-type]
 
