@@ -28,7 +28,8 @@ def _configure(machine: Booted, service: Service) -> None:
     machine.write("/etc/ossfs/mounts.toml", toml + 'passwd_file = "passwd"\n')
     for name, place in (("data", SERVICE), ("wrong", "/mnt/wrong"), ("slow", "/mnt/slow")):
         secret = keys if name != "wrong" else keys.replace(service.key_secret, "hush-hush")
-        machine.write(f"/etc/ossfs/{name}.toml", toml)
+        # With a cache, so that the hardening of the unit is tried by all that a mount does.
+        machine.write(f"/etc/ossfs/{name}.toml", toml + f'cache_dir = "/var/cache/ossfs-{name}"\n')
         machine.write(
             f"/etc/ossfs/{name}.env", f"SOURCE={BUCKET}:/{name}\nMOUNTPOINT={place}\n{secret}", 0o600
         )
@@ -132,6 +133,28 @@ def test_others_may_use_it(machine: Booted) -> None:
     machine.run("chmod", "777", SERVICE)
     machine.as_user("sh", "-c", f"echo mine > {SERVICE}/mine")
     assert machine.run("stat", "-c", "%U", f"{SERVICE}/mine").strip() == USER
+
+
+def test_the_hardening_is_one_that_a_mount_can_live_with(machine: Booted, service: Service) -> None:
+    """Large files, edits in place, and reading through the cache on disk."""
+    confined = machine.run("cat", f"/proc/{_pid(machine)}/status")
+    assert "\nSeccomp:\t2\n" in confined and "\nNoNewPrivs:\t1\n" in confined
+    machine.run(
+        "sh", "-c", f"head -c 30M /dev/urandom > {SERVICE}/large && cp {SERVICE}/large /var/tmp/large"
+    )
+    edit = "conv=notrunc bs=1M count=1 seek=11 status=none"
+    for path in (f"{SERVICE}/large", "/var/tmp/large"):
+        machine.run("sh", "-c", f"dd if=/dev/zero of={path} {edit} && echo end >> {path}")
+    machine.run("mkfifo", f"{SERVICE}/pipe")
+    machine.run("ln", "-s", "large", f"{SERVICE}/link")
+    machine.run("mv", f"{SERVICE}/large", f"{SERVICE}/moved")
+    machine.systemctl("restart", UNITS[SERVICE])
+    for _ in range(2):  # the second time from the disk
+        machine.run("cmp", f"{SERVICE}/moved", "/var/tmp/large")
+        machine.run("sh", "-c", "echo 1 > /proc/sys/vm/drop_caches", status=None)
+    assert int(machine.run("du", "-sk", "/var/cache/ossfs-data").split()[0]) > 10_000
+    said = machine.journal("-u", UNITS[SERVICE], "-p", "warning")
+    assert "not permitted" not in said and "denied" not in said, said
 
 
 def test_active_means_usable(machine: Booted, service: Service) -> None:
