@@ -490,11 +490,8 @@ class Mount:
 
     def mount(self) -> None:
         """Mount in the foreground, in a process of ours, and return once it is mounted."""
-        assert not self.running()
         before = len(self.log())
-        with open(self.log_file, "ab") as log:
-            process = spawn([*self.command(), "-f"], stdout=log, stderr=log, env=self.environment)
-        self._process = process
+        process = self.begin()
         # The log's word of it, since a dead mount may be there before.
         wait_for(
             lambda: "is mounted at" in self.log()[before:] or process.poll() is not None,
@@ -503,6 +500,13 @@ class Mount:
         assert process.poll() is None and is_mounted(self.path), (
             f"the mount has ended with {process.poll()}: {self.log()}"
         )
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start to mount, and do not wait for it."""
+        assert not self.running()
+        with open(self.log_file, "ab") as log:
+            self._process = spawn([*self.command(), "-f"], stdout=log, stderr=log, env=self.environment)
+        return self._process
 
     def umount(self, status: int = 0) -> str:
         """`ossfs umount`, and the end of the process; what the command said."""
