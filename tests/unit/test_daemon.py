@@ -129,6 +129,7 @@ def test_a_child_that_never_gets_ready_is_terminated() -> None:
 
 
 def test_ctrl_c_ends_the_child_too() -> None:
+    """A terminal sends it to both, and there is one who answers."""
     code = """
     def child(ready):
         print(os.getpid(), flush=True)
@@ -139,14 +140,19 @@ def test_ctrl_c_ends_the_child_too() -> None:
         sys.exit(130)
     """
     with subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as parent:
-        assert parent.stdout is not None
+        assert parent.stdout is not None and parent.stderr is not None
         child = int(parent.stdout.readline())
         pidfd = os.pidfd_open(child)
         try:
-            parent.send_signal(signal.SIGINT)
+            os.killpg(parent.pid, signal.SIGINT)
             assert parent.wait(timeout=30) == 130
+            assert parent.stderr.read() == ""
             assert select.select([pidfd], [], [], 30)[0], "the child runs on"
         finally:
             os.close(pidfd)
