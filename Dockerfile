@@ -19,7 +19,7 @@ COPY docs docs
 COPY man man
 COPY systemd systemd
 COPY ossfs ossfs
-RUN /opt/ossfs/bin/pip install --no-cache-dir '.[credentials]' \
+RUN /opt/ossfs/bin/pip install --no-cache-dir '.[credentials,metrics]' \
     && /opt/ossfs/bin/python -W ignore -c 'import crcmod._crcfunext, oss2, pyfuse3' \
     && /opt/ossfs/bin/pip uninstall -y pip setuptools wheel
 

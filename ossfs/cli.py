@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="ossfs",
     help="An Alibaba Cloud OSS bucket as a directory.",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -470,3 +470,26 @@ def test_mount_warns_of_updatedb(
     assert cli.run(["mount", "-f", "bucket", str(tmp_path / "m"), "-o", options]) == 0
     assert capsys.readouterr().err == "ossfs: warning: updatedb will\n"
     assert asked == [(str(tmp_path / "m"), True)]
+
+
+# ---- completion
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [("ossfs stat", {"status"}), ("ossfs status --w", {"--watch"}), ("ossfs u", {"umount", "url"})],
+)
+def test_a_shell_completes_commands_and_options(words: str, expected: set[str]) -> None:
+    environment = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+        "_OSSFS_COMPLETE": "complete_bash",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "ossfs"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert set(done.stdout.split()) == expected, done.stderr
