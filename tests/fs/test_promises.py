@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from ossfs.errors import AccessDenied, ObjectArchived, OssfsError
-from ossfs.fs.tree import SetAttr
+from ossfs.fs.inodes import ROOT
+from ossfs.fs.tree import Caller, SetAttr
 from ossfs.store.base import ListPage, ObjectHeaders
 from tests.support.memory_store import Fault, MemoryStore
 from tests.support.posix import CHUNK, Posix, mounted
@@ -360,3 +361,75 @@ async def test_heads_that_find_nothing_are_told_of_once(
         told = [r.getMessage() for r in caplog.records if "attrs=list" in r.getMessage()]
         assert len(told) == (directory != "ours")
     assert int(told[0].split()[0]) in range(100, 201)
+
+
+async def test_a_name_that_is_renamed_over_is_never_absent(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """Neither in the bucket, after each request, nor for who looks here meanwhile."""
+    store.add("new", b"new")
+    store.add("old", b"old")
+    await fs.listdir()
+    seen: list[bytes] = []
+
+    async def look(op: str, key: str) -> None:
+        seen.append(store.data("old"))
+        if op == "copy":
+            assert await fs.exists("old")
+
+    store.after = look
+    with trio.fail_after(100):
+        await fs.rename("new", "old")
+        await trio.sleep(2)
+    assert seen and set(seen) <= {b"old", b"new"} and seen[-1] == b"new"
+    assert store.keys() == ["old"]
+
+
+async def test_names_that_cannot_be_keys(autojump_clock: object) -> None:
+    store = MemoryStore()
+    async with mounted(store) as fs:
+        root, caller = ROOT, Caller(0, 0, 0)
+        with errno_is(errno.EILSEQ):
+            await fs.tree.mkdir(root, b"\xff", 0o755, caller)
+        with errno_is(errno.ENOENT):
+            await fs.tree.lookup(root, b"\xff")
+        for make in (fs.mkdir("\\d"), fs.write_file("\\f", b"x"), fs.symlink("x", "\\l")):
+            with errno_is(errno.EINVAL):
+                await make
+        await fs.mkdir("d")
+        await fs.write_file("d/\\f", b"x")
+        with errno_is(errno.EINVAL):
+            await fs.rename("d/\\f", "\\f")
+    assert store.keys() == ["d/", "d/\\f"]
+
+
+async def test_the_prefix_counts_for_the_length_of_a_key(autojump_clock: object) -> None:
+    store = MemoryStore()
+    prefix = "/".join(["p" * 250] * 4) + "/"
+    room = 1023 - len(prefix)
+    async with mounted(store, prefix=prefix) as fs:
+        await fs.write_file("n" * room, b"x")
+        for make in (
+            fs.write_file("n" * (room + 1), b"x"),
+            fs.mkdir("n" * room),
+            fs.rename("n" * room, "m" * 20),
+        ):
+            with errno_is(errno.ENAMETOOLONG):
+                await make
+    assert store.keys() == [prefix + "n" * room]
+
+
+async def test_owner_and_xattrs_are_stored_at_once_and_times_by_an_unmount(autojump_clock: object) -> None:
+    store = MemoryStore()
+    store.add("f", b"x")
+    async with mounted(store) as fs:
+        await fs.setattr("f", SetAttr(uid=7, gid=8))
+        meta = store.objects["f"].headers.meta
+        assert (meta["uid"], meta["gid"]) == ("7", "8")
+        ino = await fs.walk("f")
+        await fs.tree.setxattr(ino, b"user.a", b"b")
+        assert "user.a" in store.objects["f"].headers.meta["xattr"]
+        await fs.tree.removexattr(ino, b"user.a")
+        assert "xattr" not in store.objects["f"].headers.meta
+        await fs.setattr("f", SetAttr(mtime_ns=9 * 10**9))
+    assert store.objects["f"].headers.meta["mtime"] == "9"

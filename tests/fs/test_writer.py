@@ -502,14 +502,28 @@ async def test_a_rewrite_keeps_what_others_stored(
         "f",
         b"old",
         ObjectHeaders(
-            meta={"project": "x", "mode": "33261"}, content_type="text/x-c", cache_control="no-cache"
+            meta={"project": "x", "mode": "33261", "uid": "7", "gid": "8", "xattr": XATTR},
+            content_type="text/x-c",
+            cache_control="no-cache",
         ),
         storage_class="IA",
     )
     store.objects["f"].tagging = "a=b"
-    await fs.write_file("f", b"new")
+    await fs.write_file("f", b"new", os.O_TRUNC)
+    await rewritten(fs, store)
+    await fs.write_file("f", b"again")
+    await rewritten(fs, store)
+
+
+XATTR = "%7B%22user.a%22%3A%22Yg%3D%3D%22%7D"
+
+
+async def rewritten(fs: Posix, store: MemoryStore) -> None:
+    """All that test_a_rewrite_keeps_what_others_stored stored is still there."""
     made = store.objects["f"]
     assert made.headers.meta["project"] == "x" and made.headers.meta["mode"] == "33261"
+    assert (made.headers.meta["uid"], made.headers.meta["gid"]) == ("7", "8")
+    assert await fs.tree.getxattr(await fs.walk("f"), b"user.a") == b"b"
     assert made.headers.content_type == "text/x-c" and made.headers.cache_control == "no-cache"
     assert made.storage_class == "IA" and made.tagging == "a=b"
 
@@ -700,7 +714,13 @@ async def test_nobody_commits_for_a_reader(fs: Posix, store: MemoryStore, autoju
     reader = await fs.open("log")
     await reader.close()
     assert "log" not in store.objects
-    await writer.close()
+    store.faults.append(Fault(op="put", error=AccessDenied, count=1))
+    reader = await fs.open("log")
+    with errno_is(errno.EACCES):
+        await fs.tree.flush(writer.fh)
+    await reader.close()
+    with errno_is(errno.EACCES):
+        await writer.close()
 
 
 async def test_drain_commits_what_the_kernel_forgot_to_release(autojump_clock: object) -> None:

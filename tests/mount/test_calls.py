@@ -414,13 +414,25 @@ def test_a_directory_of_more_entries_than_a_page(mount: Mount, place: Path) -> N
     assert os.listdir(place / "many") == []
 
 
-def test_locks_are_those_of_the_machine(place: Path) -> None:
-    program = "import fcntl,sys; f=open(sys.argv[1],'a'); fcntl.lockf(f, fcntl.LOCK_EX|fcntl.LOCK_NB)"
+@pytest.mark.parametrize("call", ["lockf", "flock"])
+def test_locks_are_those_of_the_machine(place: Path, call: str) -> None:
+    program = f"import fcntl,sys; f=open(sys.argv[1],'a'); fcntl.{call}(f, fcntl.LOCK_EX|fcntl.LOCK_NB)"
+    lock = getattr(fcntl, call)
     with open(place / "f", "a") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        lock(file, fcntl.LOCK_EX)
         assert "BlockingIOError" in run(sys.executable, "-c", program, place / "f", status=1)
-        fcntl.lockf(file, fcntl.LOCK_UN)
+        lock(file, fcntl.LOCK_UN)
         run(sys.executable, "-c", program, place / "f")
+
+
+def test_posix_fallocate_is_a_hole_in_the_bucket(mount: Mount, place: Path) -> None:
+    size = 40 * MIB + 17
+    mount.service.stats(reset=True)
+    with open(place / "f", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        assert os.fstat(file.fileno()).st_size == size
+    assert mount.read(place / "f") == bytes(size)
+    assert mount.service.stats()["bytes_in"] < 20 * MIB  # zeros to copy from, once
 
 
 KILLED = """
