@@ -265,10 +265,9 @@ async def test_an_archived_object_is_shown_and_cannot_be_read(
     with errno_is(errno.EIO):
         await fs.read_file("cold")
     file = await fs.open("cold")
-    for level in (logging.ERROR, logging.DEBUG):  # one line for each open file
-        with pytest.raises(ObjectArchived, match="archived, and must be restored") as caught:
+    for _ in range(2):
+        with pytest.raises(ObjectArchived, match="archived, and must be restored"):
             await file.pread(5, 0)
-        assert caught.value.level == level
     await file.close()
     store.objects["cold"].restore = 'ongoing-request="false", expiry-date="..."'
     assert await fs.read_file("cold") == b"bytes"
