@@ -22,6 +22,7 @@ from tests.support.mounts import (
     ossfs_command,
     run,
     run_status,
+    wait_for,
 )
 
 
@@ -169,5 +170,13 @@ def test_a_token_that_cannot_be_renewed_is_an_error(temporary: tuple[Mount, Meta
     assert "new credentials cannot be had" in mount.log()
     source.broken = False
     source.token = "token-2"
-    (mount.path / "file").write_bytes(b"content")
+
+    def works_again() -> bool:
+        try:
+            (mount.path / "file").write_bytes(b"content")
+        except PermissionError:
+            return False  # the source has just been asked in vain, and is let alone for a moment
+        return True
+
+    wait_for(works_again, "new credentials")
     assert (mount.path / "file").read_bytes() == b"content"
