@@ -341,6 +341,11 @@ class WriteLog:
         """(files, bytes) that are here and not in the bucket."""
         return len(self._sizes), sum(self._sizes.values())
 
+    @property
+    def crowded(self) -> bool:
+        """Is more than half of its room taken?"""
+        return 2 * SEGMENT * len(self._segments) > max(self._limit, 2 * SEGMENT)
+
     async def put(self, meta: dict[str, Any], body: Sequence[Buffer]) -> int | None:
         """Make a file safe.  Its number, or None when there is no room for it, or the disk fails."""
         length = sum(len(piece) for piece in body)

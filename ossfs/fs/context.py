@@ -147,6 +147,8 @@ class Context:
     """The read cache, if there is one: see ranges.py."""
     writeback: WriteBack | None = None
     """Where close(2) may leave a file for the moment: see writeback.py."""
+    deferred_at: float = float("-inf")
+    """When a file was left there last."""
     failing: dict[FileNode, str] = field(default_factory=dict)
     """Of what waits there: why its last upload failed.  It is tried again."""
     ending: trio.Event = field(default_factory=trio.Event)

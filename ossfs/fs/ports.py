@@ -138,6 +138,11 @@ class WriteBack(Protocol):
         ...
 
     @property
+    def crowded(self) -> bool:
+        """Is more than half of its room taken?"""
+        ...
+
+    @property
     def full(self) -> bool:
         """Was there no room for the last one?"""
         ...

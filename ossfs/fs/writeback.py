@@ -44,9 +44,12 @@ from ossfs.store.checksum import crc64
 log = logging.getLogger(__name__)
 
 DELAY: Final = 1.0
-"""Seconds until a file that was closed goes up, unless somebody waits for it or memory is short.  What is
-removed or written again within it never goes up, and a program that makes many files has the processor for
-itself: uploads beside it made `tar x` a third slower (measured)."""
+"""Seconds without a close(2) after which uploads begin, unless somebody waits for one, or memory or the log
+are short.  What is removed or written again before never goes up, and a program that makes many files has the
+processor for itself: uploads take as much of it as `tar x` does."""
+LATEST: Final = 5.0
+"""Seconds after its own close at which a file goes up, whatever others do: as long as a listing may be old
+(`ttl`), which other machines have to reckon with anyway."""
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 """Seconds between tries of an upload that fails; each call has had its own repeats by then."""
@@ -138,6 +141,7 @@ class Deferring:
             return False
         old, self.entry = self.entry, number
         self.entry_id, self._entry_changes = write_id, changes
+        self.ctx.deferred_at = trio.current_time()
         self.conflict_kept = False
         if old is not None:
             await log_.done(old)
@@ -163,12 +167,21 @@ class Deferring:
         if self._hurry is not None:
             self._hurry.set()
 
+    async def _quiet(self, hurry: trio.Event) -> None:
+        """Until programs pause, or it cannot wait any longer."""
+        log_, latest = self.ctx.writeback, trio.current_time() + LATEST
+        while not hurry.is_set() and log_ is not None and not log_.crowded:
+            until = min(self.ctx.deferred_at + DELAY, latest)
+            if until <= trio.current_time():
+                return
+            with trio.move_on_at(until):
+                await hurry.wait()
+
     async def _upload(self) -> None:
         pause, said = FIRST_PAUSE, ""
         assert self._hurry is not None
         try:
-            with trio.move_on_after(DELAY):
-                await self._hurry.wait()
+            await self._quiet(self._hurry)
             while self.entry is not None and not self.ended:
                 try:
                     await self._commit()

@@ -222,3 +222,11 @@ async def test_writes_that_are_cut_short_are_gone_on_with(
     async with opened(tmp_path) as log:
         assert await log.put({"key": "k"}, body) is not None
     assert left(tmp_path) == {"k": b"".join(body)}
+
+
+async def test_it_is_crowded_before_it_is_full(tmp_path: Path, small_segments: None) -> None:
+    async with opened(tmp_path, limit=4 * 64 * KIB) as log:
+        seen = []
+        while await log.put({"key": "k"}, [bytes(60_000)]) is not None:
+            seen.append(log.crowded)
+        assert seen == [False, False, True, True] and log.full

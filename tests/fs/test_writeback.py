@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from ossfs.errors import AccessDenied, PosixError, ServerFault
 from ossfs.fs.inodes import ROOT
 from ossfs.fs.tree import SetAttr
-from ossfs.fs.writeback import DELAY, replay
+from ossfs.fs.writeback import DELAY, LATEST, replay
 from ossfs.store.base import ObjectHeaders
 from ossfs.store.retry import RetryStore
 from tests.support.memory_log import MemoryEntry, MemoryLog
@@ -330,3 +330,33 @@ async def test_times_that_are_set_while_the_upload_is_under_way(
         await trio.sleep(30)
         assert not fs.tree.dirty_writers()
         assert store.objects["f"].headers.meta["mtime"].startswith("5")
+
+
+async def test_uploads_wait_for_a_pause_but_not_for_long(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    async with deferring(store, log) as fs:
+        began = trio.current_time()
+        await fs.write_file("/first", b"1")
+        while "first" not in store.objects:
+            await fs.write_file("/other", b"2", os.O_APPEND)
+            assert not store.calls["put"] or trio.current_time() - began >= LATEST
+            await trio.sleep(0.5)
+            await fs.unlink("/other")
+        assert LATEST <= trio.current_time() - began < LATEST + 1
+        await fs.write_file("/second", b"3")
+        began = trio.current_time()
+        while "second" not in store.objects:
+            await trio.sleep(0.1)
+        assert DELAY <= trio.current_time() - began < DELAY + 0.5
+
+
+async def test_uploads_do_not_wait_when_the_log_is_crowded(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    log.crowded = True
+    async with deferring(store, log) as fs:
+        began = trio.current_time()
+        await fs.write_file("/f", b"1")
+        await settled(log)
+        assert trio.current_time() - began < DELAY

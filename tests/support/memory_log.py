@@ -30,6 +30,7 @@ class MemoryLog:
     full: bool = False
     """There is no room for another one."""
     set_aside: int = 0
+    crowded: bool = False
 
     @property
     def pending(self) -> tuple[int, int]:
