@@ -45,6 +45,7 @@ from ossfs.fuse.guard import Guard
 from ossfs.fuse.kernel import KernelCaches, mount_options, tune
 from ossfs.fuse.ops import Operations
 from ossfs.metrics import Metrics
+from ossfs.mountpoint import FSTYPE, mount_at
 from ossfs.notify import Notifier, uploads_text
 from ossfs.preflight import explain
 from ossfs.private import check_private
@@ -66,6 +67,8 @@ logging.getLogger("pyfuse3").addFilter(_is_news)
 MAX_TASKS = 1024
 """Requests of the kernel that may wait at a time.  When all are taken nothing is read any more, not even
 the request that would free what they wait for."""
+HELD_SECONDS = 3.0
+"""How long after an unmount the kernel's session may go on, when nothing is left to be uploaded."""
 PREFLIGHT_TIMEOUT = 20.0
 """Seconds for the one LIST that proves endpoint, credentials, bucket and prefix: a person waits."""
 TELL_REPEATS = 5.0
@@ -414,7 +417,6 @@ class _Mount:
         config = self.config
         kernel.start()
         target = _Target(self, tree)
-        ended = trio.Event()
 
         async with trio.open_nursery() as around:
             around.start_soon(guard.watch)
@@ -426,7 +428,7 @@ class _Mount:
 
             async def serve() -> None:
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
-                ended.set()
+                target.ended.set()
 
             around.start_soon(serve)
             await trio.to_thread.run_sync(tune, config.mountpoint)
@@ -434,7 +436,7 @@ class _Mount:
             log.info("%s is mounted at %s", config.source, config.mountpoint)
             self.ready()
             self.notifier.ready(self._status_line(tree))
-            await ended.wait()
+            await target.ended.wait()
             await trio.to_thread.run_sync(utab.remove, config.mountpoint)
             self.registration.set_state("draining")
             self.notifier.stopping(self._status_line(tree))
@@ -510,6 +512,8 @@ class _Target(ControlTarget):
     def __init__(self, mount: _Mount, tree: Tree) -> None:
         self._mount = mount
         self._tree = tree
+        self.ended = trio.Event()
+        """The kernel's session is over."""
         self.drained = trio.Event()
         self.failed: list[str] = []
         self._unmounting = 0
@@ -552,7 +556,10 @@ class _Target(ControlTarget):
         try:
             failed = await self.flush(progress)
             if not self.drained.is_set():
-                await trio.to_thread.run_sync(_unmount, self._mount.config.mountpoint, False)
+                place = self._mount.config.mountpoint
+                if await trio.to_thread.run_sync(_is_mounted, place):
+                    await trio.to_thread.run_sync(_unmount, place, False)
+                await self._let_go(place)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._tell, progress)
                     await self.drained.wait()
@@ -563,6 +570,20 @@ class _Target(ControlTarget):
             if self._unmounting == 0:
                 self._idle.set()
 
+    async def _let_go(self, place: str) -> None:
+        """Wait for the end of the session; MountError when somebody holds it whom an unmount does not reach.
+
+        A mount namespace is made with all mounts that there are, and keeps them when they go here.
+        """
+        while not self.ended.is_set():
+            with trio.move_on_after(HELD_SECONDS):
+                await self.ended.wait()
+            if not self.ended.is_set() and not self._tree.dirty_writers():
+                raise MountError(
+                    f"{place} is unmounted here and everything is in the bucket, but another mount namespace "
+                    "(a container, or unshare -m) still has it; it ends with that"
+                )
+
     async def _tell(self, progress: ProgressReport) -> None:
         sent = self._mount.metrics.snapshot().get("bytes_sent", 0)
         while True:
@@ -571,6 +592,12 @@ class _Target(ControlTarget):
             left = sum(w.pending_bytes for w in writers)
             await progress({"files": len(writers), "bytes_done": done, "bytes_total": done + left})
             await trio.sleep(0.25)
+
+
+def _is_mounted(place: str) -> bool:
+    """Is an ossfs mount there, for this process?"""
+    mount = mount_at(place)
+    return mount is not None and mount.fstype == FSTYPE
 
 
 def _unmount(mountpoint: str, lazily: bool) -> None:

@@ -93,6 +93,30 @@ def test_ossfs_umount_refuses_while_the_mount_is_in_use(new_mount: Callable[...,
     assert mount.service.read("f") == b"held and more"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a mount namespace")
+def test_ossfs_umount_says_when_another_namespace_has_the_mount(
+    new_mount: Callable[..., Mount],
+) -> None:
+    """Made while the mount was there, it keeps it: the kernel's session does not end."""
+    mount = new_mount()
+    (mount.path / "f").write_bytes(b"x")
+    holder = spawn(["unshare", "--mount", "--propagation", "private", "sleep", "60"])
+    try:
+        mounts = Path(f"/proc/{holder.pid}/mounts")
+        here = os.readlink("/proc/self/ns/mnt")
+        wait_for(lambda: os.readlink(f"/proc/{holder.pid}/ns/mnt") != here, "a mount namespace")
+        assert str(mount.path) in mounts.read_text()
+        for _ in range(2):
+            status, output = run_status(*ossfs_command(), "umount", mount.path, env=mount.environment)
+            assert (status, output.count("\n")) == (1, 1), output
+            assert "everything is in the bucket, but another mount namespace" in output
+            assert not is_mounted(mount.path) and mount.running()
+        assert mount.service.read("f") == b"x"
+    finally:
+        end(holder)
+    mount.await_end()
+
+
 def test_ossfs_umount_of_what_is_no_mount(tmp_path: Path) -> None:
     status, output = run_status(*ossfs_command(), "umount", tmp_path)
     assert (status, output.count("\n")) == (1, 1), output
