@@ -27,6 +27,7 @@ import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -45,7 +46,7 @@ from ossfs.errors import (
     Transient,
 )
 from ossfs.fs.attrs import NS, Attrs, new_write_id
-from ossfs.fs.commit import check_absent_if_versioned, copy_object, fetch, put_parts, put_whole
+from ossfs.fs.commit import check_absent_if_versioned, copy_object, put_parts, put_whole
 from ossfs.fs.content import (
     BaseRange,
     Content,
@@ -62,6 +63,7 @@ from ossfs.fs.context import Context
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import FileNode, Version, exists_now
 from ossfs.fs.others import OtherVersions
+from ossfs.fs.reader import Reader
 from ossfs.fs.rescue import Rescue
 from ossfs.fs.sender import Sender, with_tags
 from ossfs.fs.stored import rewritten
@@ -116,6 +118,8 @@ class Writer(OtherVersions, Deferring):
         self._last_commit = float("-inf")
         self._timer_armed = False
         self._checkpointing = False
+        self._reader: Reader | None = None
+        self._reader_of: Version | None = None
         self.rescue = Rescue(ctx, hidden)
         ctx.budget.pressers.append(self._press)
         if node.version is None:
@@ -294,8 +298,24 @@ class Writer(OtherVersions, Deferring):
             case SentRange(start=start, length=length):
                 return await self.sender.staging.read(start, length)
             case BaseRange(start=start, length=length):
-                assert self.base is not None
-                return await fetch(self.ctx, self.base, start, length)
+                # Copied: the reader uses its buffers again.
+                return bytes(await self._base_reader().read(start, length))
+
+    def _base_reader(self) -> Reader:
+        """Of what only the base has.  Who reads on between his writes is read ahead for, as for others.
+
+        What has been written is not read from there, so the checksum of the whole is of no use.
+        """
+        assert self.base is not None
+        if self._reader is None or self._reader_of is not self.base:
+            self._close_reader()
+            self._reader, self._reader_of = Reader(self.ctx, replace(self.base, crc64=None)), self.base
+        return self._reader
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = self._reader_of = None
 
     # -- commit
 
@@ -497,6 +517,7 @@ class Writer(OtherVersions, Deferring):
         self.base = self.original = version
         self.created = self.uncommitted = False
         self.appends_only = True
+        self._close_reader()
         self.generation += 1
         self.tried.clear()
         self._last_commit = trio.current_time()
@@ -621,6 +642,7 @@ class Writer(OtherVersions, Deferring):
         if not self.ended:
             self.ctx.budget.pressers.remove(self._press)
         self.sender.end()
+        self._close_reader()
         self.ctx.unborn.discard(self.node)
         if self.node.writer is self:
             self.node.writer = None

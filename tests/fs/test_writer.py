@@ -802,3 +802,20 @@ async def test_the_old_object_survives_a_failure_at_every_point(op: str, autojum
         if not fault.hits:
             return
     raise AssertionError("there were more requests than were tried")
+
+
+async def test_reading_on_between_writes_is_read_ahead_for(
+    fs: Posix, store: MemoryStore, autojump_clock: object
+) -> None:
+    """As who rewrites a file in place does: a request for each block read would take minutes."""
+    base = pattern(20 * CHUNK)
+    store.add("f", base)
+    file = await fs.open("f", os.O_RDWR)
+    step = 8 * KIB
+    for start in range(0, len(base), step):
+        data = await file.pread(step, start)
+        assert data == base[start : start + step]
+        await file.pwrite(bytes(reversed(data)), start)
+    assert store.calls["get"] <= 30
+    await file.close()
+    assert store.data("f") == b"".join(base[i : i + step][::-1] for i in range(0, len(base), step))
