@@ -31,7 +31,7 @@ def pattern(size: int, seed: int = 1) -> bytes:
 class Cache:
     """A BlockCache, and calls of it that wait."""
 
-    def __init__(self, directory: Path, limit: int, keep_free: int) -> None:
+    def __init__(self, directory: Path, limit: int, keep_free: int | None) -> None:
         self.metrics = Metrics()
         self.blocks = BlockCache(str(directory), limit, self.metrics, keep_free=keep_free)
         self.freed = 0
@@ -57,7 +57,7 @@ class Cache:
 
 
 @asynccontextmanager
-async def opened(directory: Path, limit: int = 64 * MIB, keep_free: int = 0) -> AsyncIterator[Cache]:
+async def opened(directory: Path, limit: int = 64 * MIB, keep_free: int | None = 0) -> AsyncIterator[Cache]:
     with trio.fail_after(30):
         cache = Cache(directory, limit, keep_free)
         try:
@@ -334,3 +334,26 @@ async def test_kill_9_leaves_right_bytes_and_no_litter(tmp_path: Path, round_: i
         await cache.blocks.settled()
         known = {segment for segment, _ in cache.blocks._index.oldest(1000)}
         assert {int(path.name, 16) for path in files(tmp_path)} <= known
+
+
+@pytest.mark.parametrize(("disk", "left"), [(100 * MIB, 5 * MIB), (100 << 30, 1 << 30)])
+async def test_how_much_of_a_disk_stays_free_follows_from_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: int, left: int
+) -> None:
+    """A twentieth of a small disk, and a gigabyte of a large one."""
+    free = [disk]
+    real = os.statvfs
+
+    def statvfs(path: str) -> os.statvfs_result:
+        found = list(real(path))
+        found[1], found[2], found[4] = 4096, disk // 4096, free[0] // 4096  # f_frsize, f_blocks, f_bavail
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(blocks.os, "statvfs", statvfs)
+    async with opened(tmp_path, keep_free=None) as cache:
+        free[0] = left + 2 * MIB
+        await cache.keep("fits", "E", 0, pattern(MIB, 1))
+        free[0] = left
+        await cache.keep("does not", "E", 0, pattern(MIB, 2))
+        assert await cache.read("does not", "E", 0, MIB) == b""
+        assert cache.count("evictions") == 1  # to make room for it, in vain

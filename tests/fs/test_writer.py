@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 
 import pytest
@@ -195,10 +196,14 @@ async def test_a_thousand_children_that_share_a_descriptor(
     fs: Posix, store: MemoryStore, autojump_clock: object
 ) -> None:
     file = await fs.open("log", W | os.O_CREAT | os.O_APPEND)
+    committed = []
     for i in range(1000):
         file.dup()
         await file.write(b"line %d\n" % i)
         await file.close()
+        if store.data("log").endswith(b"line %d\n" % i):
+            committed.append(i)
+    assert committed[:8] == list(range(8)) and committed != list(range(1000))
     await file.close()
     assert store.data("log") == b"".join(b"line %d\n" % i for i in range(1000))
     assert store.calls["put"] + store.calls["complete"] <= 20
@@ -402,7 +407,7 @@ async def test_two_machines_create_one_log(fs: Posix, store: MemoryStore, autoju
 
 
 async def test_the_base_is_replaced_under_an_edit(
-    fs: Posix, store: MemoryStore, autojump_clock: object
+    fs: Posix, store: MemoryStore, autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """ESTALE from close; nothing is mixed; what we hold is kept beside it."""
     store.add("f", pattern(3 * CHUNK))
@@ -415,6 +420,9 @@ async def test_the_base_is_replaced_under_an_edit(
     assert store.data("f") == theirs
     (kept,) = [k for k in store.objects if ".conflict-" in k]
     assert store.data(kept) == bytes(CHUNK) + b"mine" + bytes(2 * CHUNK - 4)
+    assert re.fullmatch(r"f\.conflict-.+-\d{8}T\d{6}Z", kept), kept
+    (line,) = [record.getMessage() for record in caplog.records if kept in record.getMessage()]
+    assert f"are zero there: 0+{CHUNK}, {CHUNK + 4}+{2 * CHUNK - 4}" in line
 
 
 @pytest.mark.parametrize("size", [10, 2 * CHUNK])
