@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -270,6 +271,22 @@ def test_hard_links_are_refused(place: Path) -> None:
     (place / "f").write_text("x")
     with _refused(errno.EPERM):
         os.link(place / "f", place / "g")
+    assert os.listdir(place) == ["f"]
+
+
+def test_fallocate_and_o_tmpfile_are_refused_as_programs_expect(place: Path) -> None:
+    """Both answers make programs go another way; posix_fallocate(3) goes it by itself."""
+    fd = os.open(place / "f", os.O_RDWR | os.O_CREAT)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(4096)) == -1
+        assert ctypes.get_errno() == errno.EOPNOTSUPP
+        os.posix_fallocate(fd, 0, 5000)
+        assert os.fstat(fd).st_size == 5000
+    finally:
+        os.close(fd)
+    with _refused(errno.EOPNOTSUPP):
+        os.open(place, os.O_RDWR | os.O_TMPFILE)
     assert os.listdir(place) == ["f"]
 
 
