@@ -671,13 +671,16 @@ class Writer(OtherVersions, Deferring):
             except trio.Cancelled:
                 # The caller's deadline: it is told so.  The request that is under way may still succeed,
                 # which takes all this back; no other one is made.
-                self._latch(DeadlineExceeded("close(2) was given up", operation="close"))
+                if self.entry is None:
+                    self._latch(DeadlineExceeded("close(2) was given up", operation="close"))
                 self._refused()
                 raise
         else:
             self._arm_timer()
 
     def _refused(self) -> None:
+        if self.entry is not None:
+            return  # an earlier close was accepted: with what came later the file is tried again, and kept
         self.given_up = True
         if self.node.parent is not None:
             # Whoever looks now is to see what the bucket has, not what close(2) refused.

@@ -20,7 +20,7 @@ from ossfs.store.base import ObjectHeaders
 from ossfs.store.retry import RetryStore
 from tests.support.memory_log import MemoryEntry, MemoryLog
 from tests.support.memory_store import Fault, MemoryStore
-from tests.support.posix import Posix, mounted
+from tests.support.posix import CHUNK, Posix, mounted
 
 
 @pytest.fixture
@@ -360,3 +360,22 @@ async def test_uploads_do_not_wait_when_the_log_is_crowded(
         await fs.write_file("/f", b"1")
         await settled(log)
         assert trio.current_time() - began < DELAY
+
+
+async def test_a_close_that_fails_after_one_that_was_accepted_costs_nothing(
+    autojump_clock: MockClock, store: MemoryStore, log: MemoryLog
+) -> None:
+    """The file is pending, and so it stays, with what was written later through another descriptor."""
+    async with mounted(store, writeback=log) as fs:
+        first = await fs.open("/f", os.O_WRONLY | os.O_CREAT)
+        second = await fs.open("/f", os.O_WRONLY)
+        await first.write(b"accepted")
+        await first.close()
+        assert log.pending == (1, 8)
+        store.faults += [Fault("initiate", error=ServerFault, count=2), Fault("put", error=ServerFault)]
+        await second.pwrite(b"x" * 2 * CHUNK, 8)  # too large to be put off
+        with pytest.raises(ServerFault):
+            await second.close()
+        assert (await fs.stat("/f")).size == 8 + 2 * CHUNK
+        await settled(log)
+        assert store.data("f") == b"accepted" + b"x" * 2 * CHUNK == await fs.read_file("/f")
