@@ -190,7 +190,7 @@ def _umount8(place: str, *, lazy: bool, force: bool = False) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(  # noqa: S603  # fixed programs, and a path after "--"
+    done = subprocess.run(  # noqa: S603 # nosec B603 # fixed programs, and a path after "--"
         command, stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     if done.returncode != 0:

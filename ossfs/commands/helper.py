@@ -62,7 +62,7 @@ def _install(path: Path) -> str:
         try:
             with open(handle, "w", encoding="utf-8") as file:
                 file.write(wanted)
-                os.fchmod(file.fileno(), 0o755)
+                os.fchmod(file.fileno(), 0o755)  # nosec B103 # a program for all, without secrets
             os.replace(unfinished, path)
         except BaseException:
             os.unlink(unfinished)
