@@ -12,12 +12,14 @@ import subprocess
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.mounts import MIB, Mount, end, run, spawn, wait_for
+from tests.support.mounts import MIB, Mount, Service, end, run, spawn, wait_for
 
 COMMAND_SECONDS = 300.0
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -186,11 +188,15 @@ def copy(source: str, target: str) -> None:
 
 
 @pytest.fixture
-def registry(new_mount: Callable[..., Mount], tmp_path: Path, free_port: int) -> Iterator[Registry]:
-    made = Registry(new_mount("bkt:/registry-root"), tmp_path, free_port)
+def registry(
+    new_mount: Callable[..., Mount], request: pytest.FixtureRequest, tmp_path: Path, free_port: int
+) -> Iterator[Registry]:
+    made = Registry(new_mount(f"bkt:/{request.node.name}"), tmp_path, free_port)
     made.start()
     yield made
     made.stop()
+    # Shown with a failure.
+    print("\n".join(line for line in made.log().splitlines() if "level=error" in line))
 
 
 def test_images_are_pushed_pulled_and_collected(registry: Registry, tmp_path: Path) -> None:
@@ -243,3 +249,99 @@ def test_images_are_pushed_pulled_and_collected(registry: Registry, tmp_path: Pa
     # skopeo asks for each blob before it pushes it; nothing else is an error to the registry.
     errors = [line for line in registry.log().splitlines() if "level=error" in line]
     assert all('err.code="blob unknown"' in line for line in errors), errors
+
+
+def ask(method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Message:
+    """The headers of an answer that is no error."""
+    request = urllib.request.Request(url, body or None, dict(headers or {}), method=method)
+    with urllib.request.urlopen(request, timeout=COMMAND_SECONDS) as answer:
+        assert 200 <= answer.status < 300
+        found: Message = answer.headers
+        return found
+
+
+def test_an_upload_in_chunks_goes_on_after_a_remount(registry: Registry) -> None:
+    """The registry opens one file again and again to append, and keeps the state of its hash beside it."""
+    chunks = [random.Random(seed).randbytes(size * MIB) for seed, size in enumerate((3, 7, 1, 12, 6))]
+    digest = digest_of(b"".join(chunks))
+    place = ask("POST", f"http://{registry.address}/v2/image/blobs/uploads/")["Location"]
+    sent = 0
+    for number, chunk in enumerate(chunks):
+        if number == 3:
+            registry.stop()
+            registry.mount.remount()
+            registry.start()
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Range": f"{sent}-{sent + len(chunk) - 1}",
+        }
+        answer = ask("PATCH", place, chunk, headers)
+        sent += len(chunk)
+        assert answer["Range"] == f"0-{sent - 1}"
+        place = answer["Location"]
+    separator = "&" if "?" in place else "?"
+    answer = ask("PUT", f"{place}{separator}digest={digest}")
+    assert answer["Docker-Content-Digest"] == digest
+    registry.stop()
+    registry.mount.umount()
+    assert registry.blobs() == {digest: digest}
+    # What the upload needed while it ran has gone.
+    assert not [key for key in registry.mount.service.keys(registry.mount.prefix) if "_uploads/" in key[:-1]]
+
+
+def test_pushes_while_one_request_in_a_hundred_fails(
+    registry: Registry, service: Service, tmp_path: Path
+) -> None:
+    noise = random.Random(4)
+    layout = Layout(tmp_path / "made")
+    layers = [layer_of({f"opt/{n}": noise.randbytes(2 * MIB)}) for n in range(16)]
+    images = {
+        tag: layout.add(tag, layers[at : at + 8]) for at, tag in ((0, "first"), (4, "second"), (8, "third"))
+    }
+    service.stats(reset=True)
+    service.faults(
+        {"action": "status", "status": 503, "rate": 0.005, "count": -1, "seed": 1},
+        {"action": "status", "status": 500, "rate": 0.005, "count": -1, "seed": 2},
+        *({"action": "status", "status": 502, "op": op, "skip": 5} for op in ("Put", "Copy", "List")),
+    )
+    # Side by side, as several people push.
+    with ThreadPoolExecutor() as pushers:
+        list(pushers.map(lambda tag: registry.push(layout, tag), images))
+    for tag, digest in images.items():
+        assert registry.pull(tag, tmp_path / f"pulled-{tag}") == digest
+        assert whole(tmp_path / f"pulled-{tag}") == parts_of(layout, digest)
+    registry.delete("second")
+    registry.stop()
+    registry.collect()
+    registry.mount.umount()
+    service.faults()
+    assert service.stats()["faults"]["status"] >= 5
+    left = parts_of(layout, images["first"]) | parts_of(layout, images["third"])
+    assert registry.blobs() == {digest: digest for digest in left}
+    assert not service.uploads_with_parts()
+
+
+def test_a_push_goes_on_after_the_mount_was_killed(registry: Registry, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "made")
+    noise = random.Random(5)
+    layers = [layer_of({f"opt/{n}": noise.randbytes(33 * MIB)}) for n in range(3)]
+    digest = layout.add("image", layers)
+    mount, service = registry.mount, registry.mount.service
+    service.bandwidth(20 * MIB)
+    with ThreadPoolExecutor(1) as pusher:
+        push = pusher.submit(registry.push, layout, "image")
+        wait_for(lambda: service.uploads_with_parts(), "a layer that is on its way")
+        mount.kill()
+        registry.stop()
+        with pytest.raises(AssertionError):
+            push.result()
+    service.bandwidth(0)
+    mount.mount()
+    registry.start()
+    registry.push(layout, "image")
+    assert registry.pull("image", tmp_path / "pulled") == digest
+    assert whole(tmp_path / "pulled") == parts_of(layout, digest)
+    registry.stop()
+    mount.umount()
+    assert registry.blobs() == {blob: blob for blob in parts_of(layout, digest)}
+    assert not service.uploads(), "the dead mount's uploads are still there"
