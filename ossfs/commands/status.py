@@ -311,7 +311,7 @@ def _cost(cost: Shown) -> str:
     text = f"{cost['put_requests']} of the PUT class, {cost['get_requests']} of the GET class"
     if cost["estimate"] is None:
         return text
-    return f"{text}: about {cost['estimate']:.4f} by the prices of this mount, which is no bill"
+    return f"{text}: about {money(cost['estimate'])} by the prices of this mount, which is no bill"
 
 
 def _kinds(counts: dict[str, int], *, everyday: bool) -> str:
@@ -373,6 +373,11 @@ def duration(value: float) -> str:
         if whole >= length:
             return f"{whole // length} {big} {whole % length // part} {small}"
     return f"{whole} s"
+
+
+def money(amount: float) -> str:
+    """With two digits that count at least: `12.35`, `0.0027`."""
+    return f"{amount:.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
 
 
 def plural(count: int, noun: str) -> str:

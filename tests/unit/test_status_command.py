@@ -197,6 +197,13 @@ def test_sizes(value: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "amount, text", [(0.0, "0.00"), (0.0000027, "2.7e-06"), (0.0027, "0.0027"), (1234.567, "1234.57")]
+)
+def test_amounts_of_money(amount: float, text: str) -> None:
+    assert status.money(amount) == text
+
+
+@pytest.mark.parametrize(
     "value, text",
     [(8.9, "8 s"), (63, "1 min 3 s"), (7500, "2 h 5 min"), (3 * 86400 + 4 * 3600 + 59, "3 d 4 h")],
 )
