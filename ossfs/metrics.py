@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -87,8 +87,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._values: Counter[str] = Counter()
-        self._own: Counter[str] = Counter()
+        # Not Counter, which takes twice as long for an increment.
+        self._values: defaultdict[str, int] = defaultdict(int)
+        self._own: defaultdict[str, int] = defaultdict(int)
         self.latencies: dict[str, Latency] = {}
         """By the name of the call, as the service's documentation has it."""
         self.last_failure: Failure | None = None
