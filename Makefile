@@ -30,7 +30,7 @@ help:
 	@echo 'make bench-peers   s3fs beside ossfs (SERVER=PROGRAM: an osswire, which speaks its dialect)'
 	@echo 'make campaign   every fault against a mount under load, and the bytes counted (ARGS="--seconds 60 --seed 7")'
 	@echo 'make soak       an hour of mixed load, then each file compared (ARGS="--minutes 5 --plot soak.svg")'
-	@echo 'make acceptance   docker-registry, restic and borg on a mount, and mounts in a Debian that boots (installs them; root)'
+	@echo 'make acceptance   docker-registry, restic, borg and PostgreSQL on a mount, and mounts in a Debian that boots (installs them; root)'
 	@echo 'make man        man/ossfs.8 anew, after a change of commands or options'
 	@echo 'make fuzz       a coverage-guided fuzzer on all that comes from outside (ARGS="--seconds 600 answer request")'
 	@echo 'make clean      remove .venv and what tools left'
