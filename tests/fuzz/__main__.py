@@ -8,6 +8,7 @@ is 1.  Inputs that were once findings are kept in tests/fuzz/corpus and run with
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -32,7 +33,17 @@ def fuzz(target: str, seconds: int, findings: Path, workspace: Path) -> tuple[in
         *(f"-artifact_prefix={findings}/{target}-", f"-max_len={LARGEST}", "-print_final_stats=1"),
     ]
     with open(findings / f"{target}.log", "w+") as log:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
+        # libFuzzer ends without a word to Python: what targets make goes with this directory.
+        base = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        with tempfile.TemporaryDirectory(prefix="ossfs-fuzz-", dir=base) as made:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TMPDIR": made},
+                check=False,
+            )
         log.seek(0)
         text = log.read()
     executed = re.findall(r"number_of_executed_units: (\d+)", text) or re.findall(r"^#(\d+)", text, re.M)

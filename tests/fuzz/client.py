@@ -6,7 +6,9 @@ no other, and what is accepted is what its type says.  One thread.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -261,8 +263,9 @@ def keys(data: bytes) -> None:
 
 @cache
 def _directory() -> str:
-    base = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    return tempfile.mkdtemp(prefix="ossfs-fuzz-", dir=base)
+    made = tempfile.mkdtemp(prefix="ossfs-fuzz-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def _file(data: bytes, name: str) -> str:

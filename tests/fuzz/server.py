@@ -6,6 +6,7 @@ file outside the server's directory.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -88,8 +89,8 @@ class Subject:
         if self._service is not None:
             self._service.database.close()
             shutil.rmtree(self._directory)
-        base = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        self._directory = os.path.realpath(tempfile.mkdtemp(prefix="ossfs-fuzz-", dir=base))
+        self._directory = os.path.realpath(tempfile.mkdtemp(prefix="ossfs-fuzz-"))
+        atexit.register(shutil.rmtree, self._directory, ignore_errors=True)
         config = ServerConfig(
             Path(self._directory), min_part_size=16, inline_size=64, idle_timeout=0.2, body_timeout=0.2
         )
