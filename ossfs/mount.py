@@ -45,7 +45,7 @@ from ossfs.fuse.guard import Guard
 from ossfs.fuse.kernel import KernelCaches, mount_options, tune
 from ossfs.fuse.ops import Operations
 from ossfs.metrics import Metrics
-from ossfs.mountpoint import FSTYPE, mount_at
+from ossfs.mountpoint import FSTYPE, holders_of, mount_at
 from ossfs.notify import Notifier, uploads_text
 from ossfs.preflight import explain
 from ossfs.private import check_private
@@ -514,6 +514,7 @@ class _Target(ControlTarget):
         self._tree = tree
         self.ended = trio.Event()
         """The kernel's session is over."""
+        self._device = ""
         self.drained = trio.Event()
         self.failed: list[str] = []
         self._unmounting = 0
@@ -557,8 +558,10 @@ class _Target(ControlTarget):
             failed = await self.flush(progress)
             if not self.drained.is_set():
                 place = self._mount.config.mountpoint
-                if await trio.to_thread.run_sync(_is_mounted, place):
+                mounted = await trio.to_thread.run_sync(mount_at, place)
+                if mounted is not None and mounted.fstype == FSTYPE:
                     await trio.to_thread.run_sync(_unmount, place, False)
+                    self._device = mounted.device
                 await self._let_go(place)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._tell, progress)
@@ -579,9 +582,11 @@ class _Target(ControlTarget):
             with trio.move_on_after(HELD_SECONDS):
                 await self.ended.wait()
             if not self.ended.is_set() and not self._tree.dirty_writers():
+                holders = await trio.to_thread.run_sync(holders_of, self._device)
                 raise MountError(
                     f"{place} is unmounted here and everything is in the bucket, but another mount namespace "
-                    "(a container, or unshare -m) still has it; it ends with that"
+                    f"({holders[0] if holders else 'a container, or unshare -m'}) still has it; "
+                    "it ends with that"
                 )
 
     async def _tell(self, progress: ProgressReport) -> None:
@@ -592,12 +597,6 @@ class _Target(ControlTarget):
             left = sum(w.pending_bytes for w in writers)
             await progress({"files": len(writers), "bytes_done": done, "bytes_total": done + left})
             await trio.sleep(0.25)
-
-
-def _is_mounted(place: str) -> bool:
-    """Is an ossfs mount there, for this process?"""
-    mount = mount_at(place)
-    return mount is not None and mount.fstype == FSTYPE
 
 
 def _unmount(mountpoint: str, lazily: bool) -> None:

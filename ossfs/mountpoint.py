@@ -186,3 +186,21 @@ def _user_allow_other(conf: str) -> bool:
             return any(line.strip() == "user_allow_other" for line in file)
     except OSError:
         return False
+
+
+def holders_of(device: str) -> list[str]:
+    """Processes that see the file system of that device number mounted, as `process 12, sleep`.
+
+    Those of other users are seen by root alone.
+    """
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            if any(mount.device == device for mount in read_mountinfo(f"/proc/{name}/mountinfo")):
+                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
+                    found.append(f"process {name}, {' '.join(file.read().split())}")
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return found

@@ -231,3 +231,12 @@ def test_a_place_that_systemd_mounts_on_demand(mounts: list[MountInfo], tmp_path
     mounts.append(MountInfo("0:2", place, FSTYPE, "bucket"))
     assert mountpoint.is_on_autofs(place)
     assert not mountpoint.is_on_autofs(f"{place}/below")
+
+
+def test_holders_are_found_by_the_device() -> None:
+    devices = sorted(info.device for info in mountpoint.read_mountinfo())
+    found = mountpoint.holders_of(devices[0])
+    # Whoever started us sees what we see, and we are not named ourselves.
+    assert any(name.startswith(f"process {os.getppid()}, ") for name in found)
+    assert not any(name.startswith(f"process {os.getpid()}, ") for name in found)
+    assert mountpoint.holders_of("no:device") == []
