@@ -169,7 +169,7 @@ def _unmount(name: str, arguments: Sequence[str], say: Callable[[str], None]) ->
             return OK
         raise
     except MountError:
-        if not (asked.force or asked.lazy):
+        if not (asked.force or asked.lazy) or not _is_mounted(place):
             raise
         _umount8(place, lazy=True, force=asked.force)
         say(f"{place} is detached; its process does not answer, see its log")
@@ -179,6 +179,13 @@ def _unmount(name: str, arguments: Sequence[str], say: Callable[[str], None]) ->
     if asked.verbose:
         say(f"{place} unmounted")
     return FAILURE if failed else OK
+
+
+def _is_mounted(place: str) -> bool:
+    from ossfs.mountpoint import FSTYPE, mount_at, resolve_mountpoint
+
+    mount = mount_at(resolve_mountpoint(place))
+    return mount is not None and mount.fstype == FSTYPE
 
 
 def _umount8(place: str, *, lazy: bool, force: bool = False) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.mounts import end, run, run_status, spawn, wait_for
+from tests.support.mounts import IN_A_NAMESPACE, end, run, run_status, spawn, wait_for
 
 CHECKOUT: Final = Path(__file__).parents[2]
 PACKAGES: Final = (
@@ -66,7 +66,8 @@ def make_root(root: Path) -> None:
         "-m",
         "sh",
         "-ec",
-        'mount --bind "$1" /usr/local; cd "$2"; make --no-print-directory install HELPER_PREFIX="$3"',
+        IN_A_NAMESPACE
+        + 'mount --bind "$1" /usr/local; cd "$2"; make --no-print-directory install HELPER_PREFIX="$3"',
         "sh",
         root / "usr" / "local",
         CHECKOUT,

@@ -194,6 +194,15 @@ def detach(place: str) -> None:
     )
 
 
+IN_A_NAMESPACE: Final = """
+mkdir -p /run/mount
+mount -t tmpfs none /run/mount  # where libmount keeps its notes
+findmnt -rn -t fuse.ossfs -o TARGET | while read -r place; do umount -i -l "$place" || true; done
+"""
+"""For a shell in a mount namespace of its own.  It has copies of all mounts, and those of others would live
+as long as the namespace."""
+
+
 class Room:
     """The directory of one test session, with the runtime and state directories of its mounts.
 

@@ -193,10 +193,25 @@ def test_flags_of_umount(
 
     ran: list[list[str]] = []
     monkeypatch.setattr(control, "request_unmount", unmount)
+    monkeypatch.setattr(mount8, "_is_mounted", lambda place: place == "/mnt")
     monkeypatch.setattr(mount8, "_run", lambda *words: ran.append(list(words)))
     assert mount8.run(UMOUNT, ["/mnt", *flags]) == status
     assert ran == ([command] if command else [])
     assert said(capsys).startswith("umount.fuse.ossfs: ")
+
+
+def test_what_is_unmounted_already_is_not_detached(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another mount namespace still has it: nothing more can be done here."""
+
+    def held(place: str, _show: object) -> list[str]:
+        raise MountError("another mount namespace still has it")
+
+    monkeypatch.setattr(control, "request_unmount", held)
+    monkeypatch.setattr(mount8, "_run", lambda *words: pytest.fail(" ".join(words)))
+    assert mount8.run(UMOUNT, ["/mnt", "-l", "-f"]) == 32
+    assert "another mount namespace" in said(capsys)
 
 
 def test_on_an_autofs_the_helper_itself_unmounts(
