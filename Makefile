@@ -24,7 +24,7 @@ help:
 	@echo 'make coverage   tests without a mount, and what of ossfs/ they run'
 	@echo 'make kill       kill -9 in 200 write-back workloads (COUNT=n for another number)'
 	@echo 'make check      lint, format, types, import contracts, bandit'
-	@echo 'make audit      known vulnerabilities in the installed packages (asks pypi.org; ARGS="-s osv" asks osv.dev)'
+	@echo 'make audit      known vulnerabilities in the installed packages (asks an advisory service; ARGS="-s osv" another)'
 	@echo 'make bench      the benchmarks, on the embedded server (ARGS="--latency 15ms --bandwidth 100MB/s --runs 3")'
 	@echo 'make bench ENDPOINT=URL BUCKET=NAME   the same on a running service'
 	@echo 'make bench-peers   s3fs beside ossfs (SERVER=PROGRAM: an osswire, which speaks its dialect)'
