@@ -51,7 +51,10 @@ def possible(path: Path, *, killed: bool = False) -> dict[str, set[str]]:
             step, outcomes = json.loads(line)
         except ValueError:
             continue  # the last line of a killed program
-        unfinished = outcomes if step == "begin" else {}
+        if step == "begin":
+            unfinished.update(outcomes)  # of many files that are written at the same time, all
+        else:
+            unfinished = {name: content for name, content in unfinished.items() if name not in outcomes}
         for name, content in outcomes.items():
             if step == "done":
                 found[name] = {content}
