@@ -17,10 +17,8 @@ import logging
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pyfuse3
@@ -28,11 +26,7 @@ import trio
 
 from ossfs import journal, logs, status, utab
 from ossfs.access import find_credentials, forget_secrets, keep_acl, store_config, written_as
-from ossfs.cache import writelog
-from ossfs.cache.attrs import AttrStore
-from ossfs.cache.blocks import BlockCache
-from ossfs.cache.directory import CacheDirectory
-from ossfs.cache.writelog import WriteLog
+from ossfs.caches import Caches, open_caches
 from ossfs.config import MountConfig
 from ossfs.control import ControlTarget, ProgressReport, serve_control
 from ossfs.errors import MountError, StoreError
@@ -40,7 +34,6 @@ from ossfs.exporter import serve_metrics
 from ossfs.fs.ports import FsConfig, Journal, NoJournal
 from ossfs.fs.staging import default_directory
 from ossfs.fs.tree import Tree, make_tree
-from ossfs.fs.writeback import replay
 from ossfs.fuse.guard import Guard
 from ossfs.fuse.kernel import KernelCaches, mount_options, tune
 from ossfs.fuse.ops import Operations
@@ -201,77 +194,11 @@ class _Mount:
             self._tell_of_archive()
             record = self._journal()
             try:
-                async with self._cache(store) as (disk, attrs, writes):
-                    return await self._serve(store, record, bucket, disk, attrs, writes)
+                async with open_caches(self.config, store, self.metrics) as caches:
+                    return await self._serve(store, record, bucket, caches)
             finally:
                 if isinstance(record, journal.FileJournal):
                     record.close()
-
-    @asynccontextmanager
-    async def _cache(
-        self, store: ObjectStore
-    ) -> AsyncIterator[tuple[BlockCache | None, AttrStore | None, WriteLog | None]]:
-        """What is on the local disk, if anything is to be; what a dead mount left there is uploaded first."""
-        config = self.config
-        if config.cache_dir is None:
-            yield None, None, None
-            return
-        with CacheDirectory(
-            config.cache_dir, endpoint=config.endpoint_url, bucket=config.bucket, prefix=config.prefix
-        ) as directory:
-            cache, writes = await self._open_cache(store, directory.path)
-            attrs = AttrStore(directory.path, self.metrics)
-            try:
-                yield cache, attrs, writes
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(cache.close)
-                    await trio.to_thread.run_sync(attrs.close)
-                    if writes is not None:
-                        await trio.to_thread.run_sync(writes.close)
-
-    async def _open_cache(self, store: ObjectStore, directory: str) -> tuple[BlockCache, WriteLog | None]:
-        config = self.config
-        place = os.path.join(directory, "writeback")
-        writes = None
-        try:
-            found = await trio.to_thread.run_sync(writelog.read, place)
-            if config.ro and found.entries:
-                log.warning(
-                    "%d files of an earlier mount wait in %s: this one is read-only",
-                    len(found.entries),
-                    place,
-                )
-            elif not config.ro:
-                await self._replay(store, found, place)
-                if config.writeback:
-                    writes = WriteLog(place, config.writeback_size, found)
-                else:
-                    for path in found.paths:
-                        os.unlink(path)
-            return BlockCache(directory, config.cache_size, self.metrics), writes
-        except (OSError, sqlite3.Error) as error:
-            if writes is not None:
-                writes.close()
-            raise MountError(
-                f"cache_dir {directory}: {error}; accepted: a directory on a local disk with room, or none"
-            ) from error
-
-    async def _replay(self, store: ObjectStore, found: writelog.Found, place: str) -> None:
-        for line in found.damaged:
-            log.error("write-back: %s", line)
-        if not found.entries:
-            return
-        files = len({entry.meta["key"] for entry in found.entries})
-        done, failed = await replay(store, found.entries, hostname=socket.gethostname())
-        if failed:
-            await trio.to_thread.run_sync(writelog.finish, place, found, done)
-            key, error = failed[0]
-            raise MountError(
-                f"{len(failed)} files that an earlier mount accepted cannot be uploaded, the first is {key}: "
-                f"{error}; accepted: mounting again when that is mended, or `ossfs pending` with --drop"
-            ) from error
-        log.info("%d files that an earlier mount had accepted are in the bucket now", files)
 
     async def _bucket(self, store: ObjectStore) -> BucketInfo | None:
         """What the bucket says of itself; None when these keys may not ask."""
@@ -323,9 +250,7 @@ class _Mount:
         store: ObjectStore,
         record: Journal,
         bucket: BucketInfo | None,
-        disk: BlockCache | None,
-        attrs: AttrStore | None,
-        writes: WriteLog | None,
+        caches: Caches,
     ) -> list[str]:
         config = self.config
         kernel = KernelCaches()
@@ -337,9 +262,9 @@ class _Mount:
                 kernel,
                 record,
                 self.metrics,
-                disk=disk,
-                attr_store=attrs,
-                writeback=writes,
+                disk=caches.blocks,
+                attr_store=caches.attrs,
+                writeback=caches.writes,
             )
             async with serve_metrics(config.metrics, lambda: self.document(tree)) as self.metrics_url:
                 failed = await self._with_kernel(store, tree, kernel)
