@@ -2,23 +2,13 @@
 
 Threading: trio thread only; requests run in jobs, which no cancelled caller stops.
 
-How a file is closed, and what that means here.  The kernel sends FLUSH for each close(2) of each
-duplicate of a descriptor, and only FLUSH can carry an error back to close(2).  RELEASE comes once,
-after the last, and its error goes nowhere.  So a FLUSH on a handle that was written through commits
-the whole state of the inode and reports; RELEASE commits what is left (a creation or a truncation
-that nothing was written after, pages of a mapping) and logs.  A FLUSH with nothing to commit costs
-no request: `dd` and every shell redirection send one before their first WRITE.
-
-A handle that is written through and flushed again and again is shared by processes
-(`make >log 2>&1`).  Its first `EAGER_FLUSHES` dirty FLUSHes commit; after that at most one a second
-does, and a skipped one arms a timer that commits.
-
 Locks: `lock` is held by a write while it edits the map and by a commit from beginning to end, so a
 write waits for a commit of its file.  Keys are locked inside it (see keys.py).  Memory is waited for
 before `lock` is taken, never while it is held.
 
-Failures: see `_latch`.  A transient one keeps the extents and the upload, so that a second fsync can
-succeed; every other one, and any that close(2) has reported, ends in `discard` at RELEASE.
+How a file is closed is told in closing.py, and how its changes are given up in failing.py.  A transient
+failure keeps the extents and the upload, so that a second fsync can succeed; every other one, and any that
+close(2) has reported, ends in `discard` at RELEASE.
 """
 
 from __future__ import annotations
@@ -35,17 +25,16 @@ import trio
 from ossfs import limits
 from ossfs.errors import (
     AlreadyExists,
-    DeadlineExceeded,
     NoSuchUpload,
     NotFound,
     ObjectArchived,
     OssfsError,
     PosixError,
     PreconditionFailed,
-    StoreError,
     Transient,
 )
 from ossfs.fs.attrs import NS, Attrs, new_write_id
+from ossfs.fs.closing import Closing
 from ossfs.fs.commit import check_absent_if_versioned, copy_object, put_parts, put_whole
 from ossfs.fs.content import (
     BaseRange,
@@ -60,6 +49,7 @@ from ossfs.fs.content import (
     ZeroRange,
 )
 from ossfs.fs.context import Context
+from ossfs.fs.failing import Failing
 from ossfs.fs.hidden import HiddenKeys
 from ossfs.fs.inodes import FileNode, Version, exists_now
 from ossfs.fs.others import OtherVersions
@@ -75,15 +65,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EAGER_FLUSHES = 8
-"""Nearly every shell redirection flushes once or twice before and between its writers: (a; b; c) >f
-must be complete when the shell returns.  A log shared by a thousand children must not go up a
-thousand times."""
-LAZY_FLUSH = 1.0
-"""Seconds: how far the bucket may be behind a descriptor that processes share."""
 
-
-class Writer(OtherVersions, Deferring):
+class Writer(OtherVersions, Deferring, Failing, Closing):
     """The uncommitted state of one inode.
 
     created: the name was free when the file was made here, so the first commit must not overwrite.
@@ -551,209 +534,6 @@ class Writer(OtherVersions, Deferring):
             await self.commit_locked(to_hidden=True)
         finally:
             self._checkpointing = False
-
-    # -- failure
-
-    def _raise_part_error(self) -> None:
-        if self.sender.error is not None:
-            self._latch(self.sender.error)
-            raise self.sender.error
-
-    def _latch(self, error: Exception) -> None:
-        """Every handle that is open now will hear of this failure."""
-        self.reported = True
-        for handle in self.handles:
-            handle.error = error
-
-    async def discard(self) -> None:
-        """Give the changes up: the upload is aborted, the bucket's version counts again.
-
-        Not what close(2) has accepted: that is tried again.
-        """
-        if self.entry is not None and not self.node.detached:
-            return
-        await self.sender.drain()
-        async with self.lock:
-            if self.ended:
-                return
-            self.show_no_more()
-            await self.sender.abort()
-            if self.node.detached:
-                await self.rescue.finished()  # nothing is to come back under the name
-            else:
-                await self.rescue.restore(self.ctx.inodes.key(self.node))
-            self._end()
-        self._forget_node()
-
-    def _forget_node(self) -> None:
-        """What the kernel was told of this inode is not true any more."""
-        node = self.node
-        node.attrs_at = node.validated_at = float("-inf")
-        node.touched()
-        parent, name = node.parent, node.name
-        if parent is not None:
-            parent.cache.forget(name)
-            self.ctx.inodes.detach(node)
-            self.ctx.kernel.invalidate_entry(parent.ino, name.encode())
-        self.ctx.kernel.invalidate_inode(node.ino)
-
-    async def discard_quietly(self) -> None:
-        """discard for where nobody listens."""
-        try:
-            await self.discard()
-        except OssfsError as error:
-            log.error("giving up %s: %s", self.node.name, error)
-            if not self.ended:
-                self._end()
-            self._forget_node()
-
-    def abandon(self) -> None:
-        """The name is gone and nobody has the file open: nothing of it will be committed."""
-        self._end()
-
-        async def abort() -> None:
-            await self.sender.drain()
-            await self.sender.abort()
-            await self.rescue.finished()
-
-        self.ctx.jobs.start(abort)
-
-    def forsake(self) -> None:
-        """A failure was reported; who opens the file now starts from the bucket."""
-        self.ctx.unborn.discard(self.node)
-        self.show_no_more()
-        if self.node.writer is self:
-            self.node.writer = None
-
-    def _check_not_forsaken(self) -> None:
-        if self.node.writer is not self and not self.ended:
-            raise PosixError(errno.EIO, f"{self.node.name}: given up after a failure", level=logging.WARNING)
-
-    def show_no_more(self) -> None:
-        """These bytes will not get into the bucket.
-
-        Who has the file open may have read some of them, if only from the kernel's pages: the bucket's
-        version must not follow them under the same descriptor.
-        """
-        if self.data_dirty or self.rescue.active:
-            self.node.given_up = True
-
-    def _end(self) -> None:
-        if not self.ended:
-            self.ctx.budget.pressers.remove(self._press)
-        self.sender.end()
-        self._close_reader()
-        self.ctx.unborn.discard(self.node)
-        if self.node.writer is self:
-            self.node.writer = None
-        self.ctx.inodes.drop_if_unused(self.node)
-
-    # -- the life of handles
-
-    def truncated_by_open(self) -> None:
-        """O_TRUNC: the program wants the old bytes gone, whosever they are."""
-        self.created = False
-        self.uncommitted = True
-
-    async def flush(self, handle: FileHandle) -> None:
-        """close(2) of one duplicate of a descriptor."""
-        handle.raise_latched()
-        if not handle.wrote or not self.unfinished:
-            return
-        handle.dirty_flushes += 1
-        recent = trio.current_time() - self._last_commit < LAZY_FLUSH
-        if self.ctx.config.flush_always or handle.dirty_flushes <= EAGER_FLUSHES or not recent:
-            try:
-                await self.close()
-            except OssfsError:
-                self._refused()
-                raise
-            except trio.Cancelled:
-                # The caller's deadline: it is told so.  The request that is under way may still succeed,
-                # which takes all this back; no other one is made.
-                if self.entry is None:
-                    self._latch(DeadlineExceeded("close(2) was given up", operation="close"))
-                self._refused()
-                raise
-        else:
-            self._arm_timer()
-
-    def _refused(self) -> None:
-        if self.entry is not None:
-            return  # an earlier close was accepted: with what came later the file is tried again, and kept
-        self.given_up = True
-        if self.node.parent is not None:
-            # Whoever looks now is to see what the bucket has, not what close(2) refused.
-            self.ctx.kernel.invalidate_entry(self.node.parent.ino, self.node.name.encode())
-
-    async def fsync(self, handle: FileHandle | None = None) -> None:
-        """Everything durable and visible.  After a transient failure it may succeed where FLUSH failed."""
-        if handle is not None and handle.error is not None:
-            retryable = isinstance(handle.error, StoreError) and handle.error.retryable
-            if not retryable or self.ended or self.node.writer is not self:
-                raise handle.error
-        await self.commit()
-
-    def _arm_timer(self) -> None:
-        if self._timer_armed:
-            return
-        self._timer_armed = True
-
-        async def later() -> None:
-            await trio.sleep(LAZY_FLUSH)
-            self._timer_armed = False
-            if self.unfinished and not self.reported:
-                await self._commit()
-
-        self.ctx.jobs.start(later)
-
-    def settle_soon(self) -> None:
-        """Attributes of a closed file were set: store them within a second, and be done."""
-
-        async def later() -> None:
-            await trio.sleep(LAZY_FLUSH)
-            if not self.in_use and not self.ended:
-                await self._last_release()
-
-        self.ctx.jobs.start(later)
-
-    async def release(self, handle: FileHandle) -> bool:
-        """The last duplicate of a descriptor is closed.  False: bytes did not reach the bucket."""
-        self.handles.discard(handle)
-        if self.handles or self.ended:
-            return True
-        if self.node.detached and self.node.handles and self.node.writer is self and not self.reported:
-            return True  # removed, but still open for reading: these are the only bytes
-        return await self.ctx.jobs.run(self._last_release)
-
-    async def _last_release(self) -> bool:
-        removed = self.node.detached
-        if self.entry is not None and not removed:
-            return True  # its upload is under way
-        if removed or self.reported or self.node.writer is not self:
-            if not self.in_use:
-                await self.discard_quietly()
-            return True
-        try:
-            await self._commit()
-        except OssfsError as error:
-            self.ctx.failed.append(self.node.path())
-            log.error("%s: not in the bucket: %s", self.node.path(), error)
-            if not self.in_use:
-                await self.discard_quietly()
-            return False
-        await self.end_if_idle()
-        return True
-
-    async def end_if_idle(self) -> None:
-        """Nobody has the file open and nothing is left to commit."""
-        async with self.lock:
-            if self.in_use or self.ended:
-                return
-            if not self.unfinished:
-                self._end()
-            elif not self.data_dirty and self.entry is None and not self.reported:
-                self.settle_soon()  # attributes that were set while the last of them were stored
 
 
 def note_version(ctx: Context, node: FileNode, version: Version) -> None:
