@@ -72,7 +72,7 @@ def test_programs_at_once_do_not_disturb_one_another(faults: float) -> None:
 
 @pytest.mark.mount
 def test_a_mount_does_what_the_model_and_a_local_directory_do(real_mount: Mount, tmp_path: Path) -> None:
-    _on_a_mount(real_mount, tmp_path, 3 * SECONDS, range(1, 61))
+    _on_a_mount(real_mount, tmp_path, 2 * SECONDS, range(1, 61))
 
 
 @pytest.mark.mount
@@ -85,7 +85,7 @@ def test_a_mount_does_the_same_while_requests_fail(real_mount: Mount, tmp_path: 
         {"action": "delay", "seconds": 0.05, "rate": 0.1, "count": -1, "seed": 4},
     )
     real_mount.allowed += ["failed: ", "lost", "answer", "repeat", "upload"]
-    _on_a_mount(real_mount, tmp_path, 3 * SECONDS, range(101, 161))
+    _on_a_mount(real_mount, tmp_path, 2 * SECONDS, range(101, 161))
 
 
 def _on_a_mount(real_mount: Mount, tmp_path: Path, seconds: float, seeds: range) -> None:

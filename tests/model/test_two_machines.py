@@ -23,8 +23,8 @@ from tests.model.two_machines import (
 )
 from tests.support.mounts import Mount, oss2
 
-SECONDS = 6.0
-"""For each kind, however slow the machine is: some 200 seeds on a quiet one."""
+SECONDS = 3.0
+"""For each kind, however slow the machine is: some 100 seeds on a quiet one."""
 
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["anything", "keeps"])
