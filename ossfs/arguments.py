@@ -14,6 +14,31 @@ from ossfs.values import normalise_prefix, show
 BUCKET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
+KERNEL_FLAGS: Final = frozenset(
+    """suid nosuid dev nodev exec noexec atime noatime diratime nodiratime relatime norelatime strictatime
+    nostrictatime lazytime nolazytime sync async dirsync""".split()
+)
+"""Flags that mount(8) hands over and the kernel understands; kept for the mount in `mount_flags`."""
+
+MOUNT8_WORDS: Final = frozenset(
+    """_netdev nofail auto noauto user nouser users owner group defaults comment silent loud mand nomand
+    iversion noiversion""".split()
+)
+"""Words of /etc/fstab that are for mount(8) itself: accepted, and nothing for us to do."""
+
+_CREDENTIAL_WORDS: Final = frozenset(
+    """accesskey accesskeyid accesskeysecret accessid ak akid sk aksecret keyid keysecret secret secretkey
+    secretaccesskey securitytoken sessiontoken ststoken token password passwd osskey osssecret
+    ossaccesskeyid ossaccesskeysecret osssecuritytoken osssessiontoken""".split()
+)
+"""Names, without their punctuation, under which somebody would try to hand over a secret."""
+
+
+def names_a_secret(name: str) -> bool:
+    """Is that a name, however it is written, under which somebody would hand over a secret?"""
+    return re.sub(r"[^a-z]", "", name.lower()) in _CREDENTIAL_WORDS
+
+
 def parse_source(source: str) -> tuple[str, str]:
     """Bucket and prefix of `bucket`, `bucket:/prefix` or `oss://bucket/prefix`."""
     accepted = "accepted: bucket, bucket:/prefix or oss://bucket/prefix"

@@ -32,7 +32,14 @@ from pydantic_settings import (
 )
 
 from ossfs import tomlfile
-from ossfs.arguments import BUCKET_NAME, parse_source, split_options
+from ossfs.arguments import (
+    BUCKET_NAME,
+    KERNEL_FLAGS,
+    MOUNT8_WORDS,
+    names_a_secret,
+    parse_source,
+    split_options,
+)
 from ossfs.errors import ConfigError, Contradiction
 from ossfs.limits import DEFAULT_CHUNK_SIZE, MAX_PART_SIZE, MIN_CHUNK_SIZE
 from ossfs.tomlfile import TomlFile
@@ -75,25 +82,6 @@ from ossfs.values import (
 ENV_PREFIX: Final = "OSSFS_"
 
 _PUBLIC_HOST = re.compile(r"oss-([a-z0-9-]+?)(-internal)?\.aliyuncs\.com")
-
-_CREDENTIAL_WORDS: Final = frozenset(
-    """accesskey accesskeyid accesskeysecret accessid ak akid sk aksecret keyid keysecret secret secretkey
-    secretaccesskey securitytoken sessiontoken ststoken token password passwd osskey osssecret
-    ossaccesskeyid ossaccesskeysecret osssecuritytoken osssessiontoken""".split()
-)
-"""Names, without their punctuation, under which somebody would try to hand over a secret."""
-
-_KERNEL_FLAGS: Final = frozenset(
-    """suid nosuid dev nodev exec noexec atime noatime diratime nodiratime relatime norelatime strictatime
-    nostrictatime lazytime nolazytime sync async dirsync""".split()
-)
-"""Flags that mount(8) hands over and the kernel understands; kept for the mount in `mount_flags`."""
-
-_MOUNT8_WORDS: Final = frozenset(
-    """_netdev nofail auto noauto user nouser users owner group defaults comment silent loud mand nomand
-    iversion noiversion""".split()
-)
-"""Words of /etc/fstab that are for mount(8) itself: accepted, and nothing for us to do."""
 
 
 Switch = Annotated[bool, BeforeValidator(parse_bool)]
@@ -469,7 +457,7 @@ OPTIONS_HINT: Final = "`ossfs mount --help` lists what is accepted"
 
 def _check_name(name: str, where: str) -> None:
     """Refuse what is no option, by name only: its value may be somebody's secret."""
-    if re.sub(r"[^a-z]", "", name.lower()) in _CREDENTIAL_WORDS:
+    if names_a_secret(name):
         raise ConfigError(f"{where}: {show(name)} is not accepted; {CREDENTIALS_HINT}")
     names = option_names()
     if name not in names:
@@ -483,8 +471,8 @@ def is_known(piece: str) -> bool:
     name = piece.partition("=")[0]
     return (
         name.startswith(("x-", "X-"))
-        or name in {"rw", *_MOUNT8_WORDS, *_KERNEL_FLAGS, *option_names()}
-        or re.sub(r"[^a-z]", "", name.lower()) in _CREDENTIAL_WORDS
+        or name in {"rw", *MOUNT8_WORDS, *KERNEL_FLAGS, *option_names()}
+        or names_a_secret(name)
     )
 
 
@@ -494,11 +482,11 @@ def parse_options(arguments: Iterable[str]) -> tuple[dict[str, Any], tuple[str, 
     flags: dict[str, None] = {}
     for piece in (piece for argument in arguments for piece in split_options(argument)):
         name, equals, value = piece.partition("=")
-        if name.startswith(("x-", "X-")) or name in _MOUNT8_WORDS:
+        if name.startswith(("x-", "X-")) or name in MOUNT8_WORDS:
             continue
         if not equals and name == "rw":
             options["ro"] = False
-        elif not equals and name in _KERNEL_FLAGS:
+        elif not equals and name in KERNEL_FLAGS:
             flags[name] = None
         else:
             _check_name(name, "-o")
@@ -547,7 +535,7 @@ def _check_environment() -> None:
         name = variable.removeprefix(ENV_PREFIX).lower()
         if not variable.startswith(ENV_PREFIX) or name in names or name == "runtime_dir":
             continue
-        if re.sub(r"[^a-z]", "", name) in _CREDENTIAL_WORDS:
+        if names_a_secret(name):
             raise ConfigError(f"environment variable {variable} is not accepted; {CREDENTIALS_HINT}")
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
         if near:

@@ -11,7 +11,7 @@ The bytes lie in sparse files, one for each segment, at their own offsets:
     blocks/af/4a3af     segment 0x4a3af
 
 Space: at most `limit` bytes, least recently used segments go first, and before them nothing is
-written: KEEP_FREE of the disk is left to others.
+written: part of the disk is left to others (directory.py).
 
 Threading: constructed and closed in any thread; `keep` and the async methods are for the trio thread.
 All disk I/O runs in threads of its own: a pool reads, one thread writes, evicts and forgets, in the
@@ -32,6 +32,7 @@ from typing import Final
 
 import trio
 
+from ossfs.cache.directory import free_space, left_to_others
 from ossfs.cache.index import PIECE, SEGMENT, Index, Piece, space
 from ossfs.metrics import Metrics
 from ossfs.store.base import Progress
@@ -47,9 +48,6 @@ QUEUE: Final = 64 << 20
 reader is not to wait for it."""
 BATCH: Final = 16 << 20
 """Bytes written for one transaction of the index."""
-KEEP_FREE: Final = 1 << 30
-KEEP_FREE_SHARE: Final = 20
-"""One GiB of the disk, or a twentieth of a small one, is left free."""
 _SWEEP_AT_ONCE: Final = 500
 _EVICT_AT_ONCE: Final = 64
 
@@ -81,12 +79,7 @@ class BlockCache:
         self._limit = limit
         self._metrics = metrics
         os.makedirs(self._blocks, mode=0o700, exist_ok=True)
-        disk = os.statvfs(self._blocks)
-        self._keep_free = (
-            min(KEEP_FREE, disk.f_blocks * disk.f_frsize // KEEP_FREE_SHARE)
-            if keep_free is None
-            else keep_free
-        )
+        self._keep_free = left_to_others(self._blocks) if keep_free is None else keep_free
         self._index = _open_index(os.path.join(directory, "index.db"))
         metrics.add("cache.bytes", self._index.total)
         self._reported = self._index.total
@@ -361,10 +354,9 @@ class BlockCache:
     def _make_room(self, wanted: int) -> bool:
         """Evict until *wanted* bytes fit the limit and the disk.  False: they do not."""
         while True:
-            disk = os.statvfs(self._blocks)
             over = max(
                 self._index.total + wanted - self._limit,
-                self._keep_free + wanted - disk.f_bavail * disk.f_frsize,
+                self._keep_free + wanted - free_space(self._blocks),
             )
             if over <= 0:
                 return True

@@ -8,7 +8,8 @@ matter of the modules that are given its path.
         format    "ossfs cache 1"
         lock      flock'ed while a mount runs; holds its pid, for messages
 
-Threading: used from one thread, before the mount serves and after it has ended.
+Threading: CacheDirectory is used from one thread, before the mount serves and after it has ended; the
+functions are for any.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ def directory_name(endpoint: str, bucket: str, prefix: str) -> str:
     """The name below cache_dir: for people the bucket, for certainty a digest of all three."""
     digest = hashlib.sha256("\0".join((endpoint, bucket, prefix)).encode()).hexdigest()
     return f"{bucket}-{digest[:16]}"
+
+
+KEEP_FREE: Final = 1 << 30
+KEEP_FREE_SHARE: Final = 20
 
 
 class CacheDirectory:
@@ -128,6 +133,18 @@ class CacheDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def free_space(path: str) -> int:
+    """Bytes of the disk below *path* that we may still take."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
+def left_to_others(path: str) -> int:
+    """Bytes of that disk that the caches do not take: one GiB, or a twentieth of a small disk."""
+    disk = os.statvfs(path)
+    return min(KEEP_FREE, disk.f_blocks * disk.f_frsize // KEEP_FREE_SHARE)
 
 
 def sync_directory(path: str) -> None:

@@ -34,7 +34,8 @@ from typing import Any, Final
 
 import trio
 
-from ossfs.cache.directory import sync_directory
+from ossfs.cache.directory import free_space, left_to_others, sync_directory
+from ossfs.fs.staging import pwrite_all
 from ossfs.store.base import Buffer
 from ossfs.store.checksum import crc64
 
@@ -43,9 +44,6 @@ log = logging.getLogger(__name__)
 SEGMENT: Final = 32 << 20
 MAX_ENTRY: Final = 10 << 20
 """Larger files are committed by close itself: there the request costs less than the second writing."""
-KEEP_FREE: Final = 1 << 30
-KEEP_FREE_SHARE: Final = 20
-"""As the read cache: one GiB of the disk, or a twentieth of a small one."""
 
 _HEAD: Final = struct.Struct("<8sQQIIQQQ")
 """magic, segment, sequence number, kind, bytes of JSON, bytes of data, CRC of both, CRC of this head."""
@@ -53,8 +51,6 @@ _MAGIC: Final = b"ossfs-wb"
 _PUT: Final = 1
 _DONE: Final = 2
 _ALIGN: Final = 8
-_MOST_PIECES: Final = 1024
-"""IOV_MAX of Linux (writev(2))."""
 
 
 @dataclass(slots=True)
@@ -304,9 +300,7 @@ class WriteLog:
         self._directory = directory
         self._limit = limit
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        disk = os.statvfs(directory)
-        share = disk.f_blocks * disk.f_frsize // KEEP_FREE_SHARE
-        self._keep_free = min(KEEP_FREE, share) if keep_free is None else keep_free
+        self._keep_free = left_to_others(directory) if keep_free is None else keep_free
         self._number = found.last_number if found is not None else 0
         self._serial = found.last_segment if found is not None else 0
         self._spare: str | None = None
@@ -416,7 +410,7 @@ class WriteLog:
             crc = crc64([record.meta, *record.body])
             data_length = record.length - len(record.meta)
             head = _head_of(segment.number, record.number, record.kind, len(record.meta), data_length, crc)
-            _pwrite_all(segment.fd, [head, record.meta, *record.body], segment.at)
+            pwrite_all(segment.fd, [head, record.meta, *record.body], segment.at)
             segment.at += size
             if record.kind == _PUT:
                 segment.live.add(record.number)
@@ -440,8 +434,7 @@ class WriteLog:
         return segment
 
     def _may_grow(self) -> bool:
-        disk = os.statvfs(self._directory)
-        short = disk.f_bavail * disk.f_frsize - SEGMENT < self._keep_free
+        short = free_space(self._directory) - SEGMENT < self._keep_free
         if short and not self._full_said:
             self._full_said = True
             log.warning(
@@ -459,7 +452,7 @@ class WriteLog:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         else:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            _pwrite_all(fd, [bytes(SEGMENT)], 0)
+            pwrite_all(fd, [bytes(SEGMENT)], 0)
             os.fsync(fd)
         sync_directory(self._directory)
         return _Segment(self._serial, path, fd)
@@ -476,15 +469,3 @@ class WriteLog:
             else:
                 os.unlink(segment.path)
             sync_directory(self._directory)
-
-
-def _pwrite_all(fd: int, pieces: Sequence[Buffer], offset: int) -> None:
-    """In one call, as a rule: each one hands the interpreter's lock over and back."""
-    views = [memoryview(piece) for piece in pieces]
-    while views:
-        done = os.pwritev(fd, views[:_MOST_PIECES], offset)
-        offset += done
-        while views and done >= len(views[0]):
-            done -= len(views.pop(0))
-        if views:
-            views[0] = views[0][done:]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -86,26 +87,20 @@ class Renames:
             raise PosixError(errno.EISDIR)
         file, file_target = source, target
         assert file_target is None or isinstance(file_target, FileNode)
-        await self.ctx.jobs.run(
-            lambda: self._rename_file(old, name, new, new_name, file, file_target, no_replace)
-        )
+
+        async def attempt() -> bool:
+            return await self._rename_file(old, name, new, new_name, file, file_target, no_replace)
+
+        await self.ctx.jobs.run(lambda: self._repeatedly(attempt, "its uploads"))
+
+    async def _repeatedly(self, attempt: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Until no upload has begun meanwhile: an attempt says False when one has."""
+        for _ in range(ROUNDS):
+            if await attempt():
+                return
+        raise PosixError(errno.EBUSY, f"{what} begin faster than they can be completed")
 
     async def _rename_file(
-        self,
-        old: DirNode,
-        name: str,
-        new: DirNode,
-        new_name: str,
-        node: FileNode,
-        target: FileNode | None,
-        no_replace: bool,
-    ) -> None:
-        for _ in range(ROUNDS):
-            if await self._rename_file_committed(old, name, new, new_name, node, target, no_replace):
-                return
-        raise PosixError(errno.EBUSY, "its uploads begin faster than they can be completed")
-
-    async def _rename_file_committed(
         self,
         old: DirNode,
         name: str,
@@ -240,11 +235,9 @@ class Renames:
         await self.changes.keep_directory(old, name)
         for directory in [node, *(n for n in self.ctx.inodes.below(node) if isinstance(n, DirNode))]:
             await self.attributes.store_if_pending(directory)
-        for _ in range(ROUNDS):
-            if await self._rename_committed(old, name, new, new_name, node, target):
-                break
-        else:
-            raise PosixError(errno.EBUSY, "uploads below it begin faster than they can be completed")
+        await self._repeatedly(
+            lambda: self._rename_committed(old, name, new, new_name, node, target), "uploads below it"
+        )
         await self._upload_deferred(node)
         self.changes.entry_changed(old)
         self.changes.entry_changed(new)

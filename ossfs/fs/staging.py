@@ -18,12 +18,14 @@ from collections.abc import Sequence
 import trio
 
 from ossfs.errors import PosixError
+from ossfs.store.base import Buffer
 
 log = logging.getLogger(__name__)
 
 KEEP_FREE = 64 << 20
 """Bytes of the disk that are left to others: a full root disk hurts more than our ENOSPC."""
 _IOV_MAX = 1024
+"""Of Linux (writev(2))."""
 
 
 class Staging:
@@ -65,14 +67,7 @@ class Staging:
             disk = os.fstatvfs(fd)
             if disk.f_bavail * disk.f_frsize - total < KEEP_FREE:
                 raise PosixError(errno.ENOSPC, f"{self._directory} is nearly full", level=logging.ERROR)
-            queue = list(pieces)
-            while queue:
-                done = os.pwritev(fd, queue[:_IOV_MAX], offset)
-                offset += done
-                while queue and done >= len(queue[0]):
-                    done -= len(queue.pop(0))
-                if done:
-                    queue[0] = queue[0][done:]
+            pwrite_all(fd, pieces, offset)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -111,3 +106,15 @@ def default_directory() -> str:
     # Files there are made with O_TMPFILE: they never have a name that somebody could take first.
     on_disk = "/var/tmp"  # noqa: S108 # nosec B108
     return os.environ.get("TMPDIR") or (on_disk if os.path.isdir(on_disk) else tempfile.gettempdir())
+
+
+def pwrite_all(fd: int, pieces: Sequence[Buffer], offset: int) -> None:
+    """All of *pieces* at *offset*, in one call as a rule: each hands the interpreter's lock over and back."""
+    views = [memoryview(piece) for piece in pieces]
+    while views:
+        done = os.pwritev(fd, views[:_IOV_MAX], offset)
+        offset += done
+        while views and done >= len(views[0]):
+            done -= len(views.pop(0))
+        if done:
+            views[0] = views[0][done:]

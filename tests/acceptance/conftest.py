@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.fixtures import why_not
-from tests.support.mounts import Mount
 
 HERE = Path(__file__).parent
 SECONDS = 900.0
@@ -32,16 +30,6 @@ def pytest_sessionstart() -> None:
     missing = why_not()
     if missing:
         raise pytest.UsageError(f"nothing can be mounted here: {missing}")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Show the logs of the mounts with a failure."""
-    report = yield
-    if report.failed:
-        for mount in Mount.live:
-            report.sections.append((f"log of {mount.path}", "\n".join(mount.log().splitlines()[-60:])))
-    return report
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
@@ -28,16 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.mount)
             if missing:
                 item.add_marker(pytest.mark.skip(reason=f"REAL MOUNTS ARE NOT TESTED: {missing}"))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Show the logs of the mounts with a failure."""
-    report = yield
-    if report.failed:
-        for mount in Mount.live:
-            report.sections.append((f"log of {mount.path}", "\n".join(mount.log().splitlines()[-60:])))
-    return report
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import Mount, Room, Service, sweep_dead_sessions
+from tests.support.fixtures import why_not
+from tests.support.mounts import Mount, Room, Service
 
 HERE = Path(__file__).parent
 
@@ -26,17 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _why_not() -> str:
     if os.geteuid() != 0:
         return "only root can make calls as other users"
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "there is no /dev/fuse (modprobe fuse; in a container, --device /dev/fuse)"
-    return ""
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    sweep_dead_sessions(tmp_path_factory.getbasetemp().parent)
-    made = Room(tmp_path_factory.mktemp("posix"))
-    yield made
-    made.close()
+    return why_not()
 
 
 @pytest.fixture(scope="module")

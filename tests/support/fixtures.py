@@ -29,6 +29,16 @@ def why_not() -> str:
     return ""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Show the logs of the mounts with a failure."""
+    report = yield
+    if report.failed:
+        for mount in Mount.live:
+            report.sections.append((f"log of {mount.path}", "\n".join(mount.log().splitlines()[-60:])))
+    return report
+
+
 @pytest.fixture(scope="session")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     sweep_dead_sessions(tmp_path_factory.getbasetemp().parent)

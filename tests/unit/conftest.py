@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ossfs import logs
+from tests.support.mounts import Service
 
 
 @pytest.fixture
@@ -24,3 +25,11 @@ def restore_logging() -> Iterator[None]:
     ours.setLevel(levels[1])
     logging.raiseExceptions = raising
     logs._SECRET_VALUES.clear()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server that the tests of a module share."""
+    server = Service(tmp_path_factory.mktemp("service"))
+    yield server
+    server.stop()

@@ -26,13 +26,6 @@ from tests.support.mounts import BUCKET, Service
 pytestmark = pytest.mark.usefixtures("restore_logging")
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    server = Service(tmp_path_factory.mktemp("service"))
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def service(running: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Service]:
     monkeypatch.setenv("OSS_ACCESS_KEY_ID", running.key_id)
